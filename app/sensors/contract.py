@@ -1,0 +1,61 @@
+"""What a source is: sensor time is integer microseconds on the sensor's own clock."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """A run of events in time order: t int64 µs, x and y int16 pixels, p uint8 in {0, 1}; all of one length."""
+
+    t: NDArray[np.int64]
+    x: NDArray[np.int16]
+    y: NDArray[np.int16]
+    p: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.t)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One RGB image: uint8 [H, W, 3], its sensor time, and when it reached this process (monotonic ns)."""
+
+    t_us: int
+    image: NDArray[np.uint8]
+    arrived_ns: int = 0
+    grey: bool = False  # the sensor gave one channel; it was repeated three times
+
+
+@dataclass(frozen=True, slots=True)
+class SourceInfo:
+    """What a source knows of itself before it runs."""
+
+    name: str
+    resolution: tuple[int, int]  # (width, height) of the event sensor
+    has_events: bool
+    has_frames: bool
+    live: bool
+    start_us: int | None = None  # recordings: first and one past the last sensor time
+    end_us: int | None = None
+
+
+Item = Events | Frame
+
+
+class Source(Protocol):
+    """Yields events and frames in sensor-time order (small batches, ≤ 20 ms each), until the stream ends."""
+
+    @property
+    def info(self) -> SourceInfo: ...
+
+    def __aiter__(self) -> AsyncIterator[Item]: ...
+
+    async def close(self) -> None:
+        """Release the device or file; a closed source may not be iterated again."""

@@ -1,0 +1,1 @@
+"""Spans on one monotonic clock, metrics and traces. Knows nothing of models or sensors."""

@@ -1,0 +1,1 @@
+"""The two networks and what executes them. Imports neither `app` nor `export`; only training, export and the torch runtime import torch."""
