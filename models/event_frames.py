@@ -6,15 +6,17 @@ white ground, an event with p == 0 paints (0, 0, 255), any other (255, 0, 0), an
 
 from __future__ import annotations
 
-from typing import overload
+from itertools import pairwise
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Image = NDArray[np.uint8]
+Column = NDArray[Any]
 
 # One pixel is painted with one 32-bit store. Written as bytes (R, G, B, unused), so it holds on either byte order.
-_WHITE, _OFF, _ON = np.array([[255, 255, 255, 0], [0, 0, 255, 0], [255, 0, 0, 0]], np.uint8).view(np.uint32)[:, 0]
+_COLOURS = np.array([[255, 255, 255, 0], [0, 0, 255, 0], [255, 0, 0, 0]], np.uint8).view(np.uint32)[:, 0]
+_WHITE, _OFF, _TO_ON = _COLOURS[0], _COLOURS[1], np.diff(_COLOURS)[1]  # off + (off to on) = on, modulo 2**32
 
 
 @overload
@@ -43,35 +45,34 @@ def render(
     x, y, p = np.asarray(x), np.asarray(y), np.asarray(p)
     if not len(x) == len(y) == len(p):
         raise ValueError(f"events: x, y and p must have one length, not {len(x):,}, {len(y):,} and {len(p):,}")
-    edges = [len(x) // slices * i for i in range(slices)] + [len(x)]
+    cuts = [len(x) // slices * i for i in range(slices)] + [len(x)]
+    parts = [slice(first, last) for first, last in pairwise(cuts)]
     if resolution is None:
-        whole = _extent(x, y)
-        parts = [(x[a:b], y[a:b], p[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
-        sizes = [_extent(x, y) if len(x) else whole for x, y, _ in parts]
-        return [_paint(*part, np.zeros(len(part[0]), np.intp), 1, size)[0] for part, size in zip(parts, sizes, strict=True)]
+        return [_paint(x, y, p, [part], _extent(x[part], y[part]) or _extent(x, y) or (1, 1))[0] for part in parts]
     width, height = resolution
     if len(x) and (x.min() < 0 or y.min() < 0 or x.max() >= width or y.max() >= height):
         raise ValueError(
             f"events: x {x.min()}…{x.max()}, y {y.min()}…{y.max()} do not fit the resolution {width}×{height}; "
             "give the sensor's own resolution"
         )
-    starts = np.repeat(np.arange(slices) * (width * height), np.diff(edges))
-    return _paint(x, y, p, starts, slices, resolution)
+    return _paint(x, y, p, parts, resolution)
 
 
-def _extent(x: NDArray[np.generic], y: NDArray[np.generic]) -> tuple[int, int]:
-    return (int(x.max()) + 1, int(y.max()) + 1) if len(x) else (1, 1)
+def _extent(x: Column, y: Column) -> tuple[int, int] | None:
+    return (int(x.max()) + 1, int(y.max()) + 1) if len(x) else None
 
 
-def _paint(
-    x: NDArray[np.generic], y: NDArray[np.generic], p: NDArray[np.generic], starts: NDArray[np.intp], count: int, size: tuple[int, int]
-) -> NDArray[np.uint8]:
-    """`count` images [count, H, W, 3]; `starts` is each event's offset to its image, in pixels."""
+def _paint(x: Column, y: Column, p: Column, parts: list[slice], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """One image for each part of the events: [len(parts), H, W, 3]."""
     width, height = size
-    pixels = np.full(count * height * width, _WHITE, np.uint32)
-    index = np.multiply(y, width, dtype=np.intp)
-    index += x
-    index += starts
-    # NumPy's documented rule for a repeated index in an assignment is "the last value stays": the later event wins.
-    pixels[index] = np.where(p == 0, _OFF, _ON)
-    return np.ascontiguousarray(pixels.view(np.uint8).reshape(count, height, width, 4)[..., :3])
+    painted = np.full((len(parts), height * width), _WHITE, np.uint32)
+    for image, part in zip(painted, parts, strict=True):
+        pixels = np.multiply(y[part], width, dtype=np.int32)
+        pixels += x[part].astype(np.int32, copy=False)
+        # NumPy's documented rule for a repeated index in an assignment is "the last value stays": the later event wins.
+        image[pixels] = _OFF + (p[part] != 0) * _TO_ON
+    images = np.empty((len(parts), height, width, 3), np.uint8)
+    channels = painted.view(np.uint8).reshape(len(parts), height, width, 4)
+    for channel in range(3):  # four times faster than one strided copy of three bytes a pixel
+        images[..., channel] = channels[..., channel]
+    return images

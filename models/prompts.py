@@ -1,0 +1,62 @@
+"""The two models' prompts: text ids before and after the place where the visual tokens stand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.tokenizer import Tokenizer
+
+QUESTION = "What happens around the robot?"
+
+SYSTEM = (
+    "A chat between a curious human and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the human's questions."
+)
+EVENTGPT = SYSTEM + " USER: <ev_start><event><ev_end>\n{question} ASSISTANT:"
+VIDEO_LLAVA = "USER: <video>\n{question} ASSISTANT:"
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Ids before the visual tokens (BOS first), how many visual tokens there are, and the ids after them."""
+
+    head_ids: tuple[int, ...]
+    num_visual: int
+    tail_ids: tuple[int, ...]
+
+    def __len__(self) -> int:
+        """Rows of the prefill."""
+        return len(self.head_ids) + self.num_visual + len(self.tail_ids)
+
+    @property
+    def head(self) -> NDArray[np.int64]:
+        return np.array(self.head_ids, np.int64)
+
+    @property
+    def tail(self) -> NDArray[np.int64]:
+        return np.array(self.tail_ids, np.int64)
+
+
+def eventgpt_prompt(tokenizer: Tokenizer, question: str, num_visual: int) -> Prompt:
+    """EventGPT's official prompt, split on `<event>`; each chunk is tokenised by itself and one BOS is kept.
+
+    Raises ValueError when the question holds the placeholder, as the official code does.
+    """
+    head, tail = _split(EVENTGPT, "<event>", question)
+    return Prompt((tokenizer.bos_id, *tokenizer.encode(head)), num_visual, tokenizer.encode(tail))
+
+
+def video_llava_prompt(tokenizer: Tokenizer, question: str, num_visual: int) -> Prompt:
+    """The Hugging Face port's prompt; what follows `<video>` continues the sentence, so it gets no leading space."""
+    head, tail = _split(VIDEO_LLAVA, "<video>", question)
+    return Prompt((tokenizer.bos_id, *tokenizer.encode(head)), num_visual, tokenizer.encode(tail, continues=True))
+
+
+def _split(template: str, placeholder: str, question: str) -> tuple[str, str]:
+    if placeholder in question:
+        raise ValueError(f"question: it must not contain {placeholder}, the place of the visual tokens")
+    head, tail = template.format(question=question).split(placeholder)
+    return head, tail
