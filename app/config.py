@@ -1,0 +1,266 @@
+"""The configuration: one strict model a section, from YAML. Unknown keys are errors; every key says what it is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from app.yaml_source import ConfigError, YamlSource, explain
+
+BUNDLED_PAIR = Path(__file__).parents[1] / "models" / "demo" / "pair"
+
+Role = Literal["drafter", "target"]
+
+
+class Section(BaseModel):
+    """Strict: "5" is not 5, and a key nobody knows is a mistake, not a wish."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_section(cls, data: Any) -> Any:
+        """A section whose keys are all commented out is an empty one."""
+        return {} if data is None else data
+
+
+class ModelConfig(Section):
+    path: str | None = Field(
+        default=None,
+        title="Model folder",
+        description="Folder of the model, relative to this file. Left out: the bundled demo model.",
+    )
+    runtime: Literal["onnx", "torch"] = Field(
+        default="onnx", title="Runtime", description="What executes it: ONNX Runtime, or PyTorch (extra `torch`)."
+    )
+    threads: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = Field(
+        default="auto", title="Threads", description="Threads of this model; auto: measured for each phase at start-up."
+    )
+
+
+class ModelsConfig(Section):
+    drafter: ModelConfig = Field(
+        default_factory=ModelConfig, title="Drafter", description="EventGPT: reads events, proposes the caption."
+    )
+    target: ModelConfig = Field(
+        default_factory=ModelConfig, title="Target", description="Video-LLaVA: reads frames, has the last word."
+    )
+
+
+class DecodingConfig(Section):
+    strategy: Literal["autoregressive", "speculative", "prefill_hiding"] = Field(
+        default="prefill_hiding",
+        title="Strategy",
+        description="The schedule of the two models. Whatever it is, the caption is the target's, token for token.",
+    )
+    placement: Literal["auto", "lead", "serial", "overlap"] = Field(
+        default="auto",
+        title="Placement",
+        description="When prefill_hiding makes the draft: before the window closes (lead), just before the target's "
+        "prefill (serial), during it (overlap), or what a calibration at start-up finds quickest (auto).",
+    )
+    lead_ms: Literal["auto"] | Annotated[float, Field(ge=0, le=10_000)] = Field(
+        default="auto",
+        title="Lead",
+        description="With placement lead: how long before the window closes the draft is begun, in ms of sensor time; "
+        "auto: the measured time of one draft.",
+    )
+    max_new_tokens: int = Field(
+        default=64, ge=1, le=1024, title="Longest caption", description="Tokens at most a caption."
+    )
+    draft_tokens: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = Field(
+        default="auto", title="Draft length", description="Tokens of a draft; auto: follows the measured acceptance."
+    )
+    guard: bool = Field(
+        default=True,
+        title="Guard",
+        description="Stop drafting while it is measured to cost more than it saves.",
+    )
+    question: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=2000,
+        title="Question",
+        description="What both models are asked about every window. Left out: the question the target was made for.",
+    )
+
+
+class WindowsConfig(Section):
+    length_ms: int = Field(
+        default=1000, ge=10, le=60_000, title="Length", description="Sensor time that one caption describes, in ms."
+    )
+    hop_ms: int = Field(
+        default=1000,
+        ge=10,
+        le=60_000,
+        title="Hop",
+        description="Sensor time from one window's start to the next's, in ms.",
+    )
+    frames: int = Field(
+        default=8, ge=1, le=64, title="Frames", description="RGB frames for the target, evenly spaced over the window."
+    )
+    drafter_span_ms: int = Field(
+        default=50,
+        ge=1,
+        le=60_000,
+        title="Drafter's span",
+        description="The drafter sees the events of the last so many ms of a window (EventGPT was trained on 50).",
+    )
+    max_events: int = Field(
+        default=2_000_000,
+        ge=1_000,
+        le=100_000_000,
+        title="Most events",
+        description="Events kept of one window; the oldest beyond it are dropped, counted and noted in the payload.",
+    )
+
+    @model_validator(mode="after")
+    def _span_inside_window(self) -> WindowsConfig:
+        if self.drafter_span_ms > self.length_ms:
+            raise ValueError(f"drafter_span_ms ({self.drafter_span_ms}) is longer than length_ms ({self.length_ms})")
+        return self
+
+
+class ReplayConfig(Section):
+    speed: Literal["max"] | Annotated[float, Field(gt=0, le=1000)] = Field(
+        default=1.0, title="Speed", description="1 is real time, 2 twice as fast, max as fast as the models allow."
+    )
+    lossless: bool = Field(
+        default=True,
+        title="Lossless",
+        description="Caption every window, however long it takes; false: the newest window wins, as with a camera.",
+    )
+
+
+class MqttConfig(Section):
+    enabled: bool = Field(
+        default=True, title="Enabled", description="Publish captions, status and telemetry over MQTT."
+    )
+    url: str = Field(
+        default="mqtt://localhost:1883",
+        title="Broker",
+        description="mqtt://[user@]host[:port], or mqtts:// for TLS. Passwords: see password_file and password_env.",
+    )
+    password_file: str | None = Field(
+        default=None, title="Password file", description="File whose first line is the password, relative to this file."
+    )
+    password_env: str | None = Field(
+        default=None, title="Password variable", description="Environment variable that holds the password."
+    )
+    retain_in_replay: bool = Field(
+        default=False,
+        title="Retain in a replay",
+        description="Let a replay leave retained messages on the broker, as a robot would.",
+    )
+    outbox_size: int = Field(
+        default=1000,
+        ge=1,
+        le=1_000_000,
+        title="Outbox size",
+        description="Messages kept while the broker is away.",
+    )
+    max_age_s: float = Field(
+        default=60.0, gt=0, le=86_400, title="Age budget", description="A caption that leaves later is marked late."
+    )
+    draft_topic: bool = Field(
+        default=False, title="Draft topic", description="Also publish each unverified draft, at once, on …/draft."
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _broker_url(cls, url: str) -> str:
+        if not re.fullmatch(r"mqtts?://([^@/\s:]+@)?(\[[0-9A-Fa-f:]+\]|[^@/:\s]+)(:\d{1,5})?/?", url):
+            raise ValueError(f"{url!r} is not a broker's address like mqtt://[user@]host[:port] or mqtts://…")
+        return url
+
+    @model_validator(mode="after")
+    def _one_password(self) -> MqttConfig:
+        if self.password_file and self.password_env:
+            raise ValueError("password_file and password_env are both given: leave one out")
+        return self
+
+
+class TelemetryConfig(Section):
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", title="Log level", description="Least severe message that is logged to stderr."
+    )
+    log_format: Literal["console", "json"] = Field(
+        default="console", title="Log format", description="For people (console) or one JSON object a line (json)."
+    )
+
+
+class Config(Section):
+    """Everything that can be set. See docs/configure.md."""
+
+    node: str = Field(
+        default="demo",
+        min_length=1,
+        max_length=64,
+        pattern=r"^[^/+#\s]+$",
+        title="Node",
+        description="Name of this robot or vehicle in the topics; no `/`, `+`, `#` or spaces.",
+    )
+    root: str = Field(
+        default="event-captioner",
+        min_length=1,
+        max_length=64,
+        pattern=r"^[^/+#\s]+$",
+        title="Root",
+        description="First level of every topic; no `/`, `+`, `#` or spaces.",
+    )
+    models: ModelsConfig = Field(default_factory=ModelsConfig, title="Models", description="The two networks.")
+    decoding: DecodingConfig = Field(
+        default_factory=DecodingConfig, title="Decoding", description="How the two models make one caption."
+    )
+    windows: WindowsConfig = Field(
+        default_factory=WindowsConfig, title="Windows", description="How the stream is cut into windows."
+    )
+    replay: ReplayConfig = Field(default_factory=ReplayConfig, title="Replay", description="How recordings are played.")
+    mqtt: MqttConfig = Field(default_factory=MqttConfig, title="MQTT", description="Where captions are published.")
+    telemetry: TelemetryConfig = Field(
+        default_factory=TelemetryConfig, title="Telemetry", description="What is logged, and how."
+    )
+
+    def model_path(self, role: Role) -> Path:
+        """Folder of a model; the bundled one where none is named."""
+        named = self.models.drafter.path if role == "drafter" else self.models.target.path
+        return Path(named) if named else BUNDLED_PAIR / role
+
+
+def load_config(path: Path | None) -> Config:
+    """The configuration in a YAML file, or the defaults. Paths come out relative to the file.
+
+    Raises ConfigError with one line for each mistake: `file:line: key: what is wrong`.
+    """
+    if path is None:
+        return Config()
+    source = YamlSource.read(path)
+    data = source.data
+    _resolve_paths(data, path.parent)
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("\n".join(explain(error, source, Config))) from None
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of the configuration, for editors."""
+    schema = Config.model_json_schema()
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **schema,
+        "title": "event-captioner configuration",
+    }
+
+
+def _resolve_paths(data: dict[str, Any], base: Path) -> None:
+    """Make file names in the file relative to where the file is; what is not text is left for validation to refuse."""
+    for *sections, key in (("models", "drafter", "path"), ("models", "target", "path"), ("mqtt", "password_file")):
+        inner: Any = data
+        for section in sections:
+            inner = inner.get(section) if isinstance(inner, dict) else None
+        if isinstance(inner, dict) and isinstance(inner.get(key), str):
+            inner[key] = str(base / inner[key])
