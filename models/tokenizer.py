@@ -1,4 +1,4 @@
-"""A model's tokenizer: `tokenizer.json` (Hugging Face tokenizers) or Llama's `tokenizer.model` (sentencepiece), one face."""
+"""A model's tokenizer: `tokenizer.json` (Hugging Face tokenizers) or Llama's `tokenizer.model` (sentencepiece)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from numpy.typing import NDArray
 from models.errors import ModelError
 
 _FUNCTION_WORDS = frozenset(
-    """a an the this that these those it its they their there here he she his her we our you your i my is are was were be been being
-    am do does did has have had will would can could may might must shall should and or but nor so as if than then while when where
-    which who whom whose what of to in on at by for from with without into onto over under through up down out off about after
-    before between near toward towards along across not no s""".split()
+    (
+        "a an the this that these those it its they their there here he she his her we our you your i my is are "
+        "was were be been being am do does did has have had will would can could may might must shall should and "
+        "or but nor so as if than then while when where which who whom whose what of to in on at by for from with "
+        "without into onto over under through up down out off about after before between near toward towards along "
+        "across not no s"
+    ).split()  # noqa: SIM905 - a hundred quoted words are harder to read
 )
 
 
@@ -50,13 +53,13 @@ class Tokenizer(ABC):
 
     @cached_property
     def content(self) -> NDArray[np.bool_]:
-        """[size]: True where a token belongs to a content word, which the scene decides, and not to the grammar around it."""
+        """[size]: True where a token belongs to a content word: what the scene decides, not the grammar around it."""
         words = (self.raw_piece(i) for i in range(self.size))
         return np.array([_is_content(word) for word in words], np.bool_)
 
 
 class IncrementalText:
-    """The text of a growing list of ids: each `add` returns what became readable (a character's bytes come together)."""
+    """The text of a growing list of ids: each `add` returns what became readable (a character comes whole)."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
