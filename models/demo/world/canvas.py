@@ -33,7 +33,7 @@ class Canvas:
         ((centre_x, centre_y),) = self._to_pixels([centre])
         a, b = max(radius_x * self.unit, 0.5), max(radius_y * self.unit, 0.5)
         level = np.hypot((x - centre_x) / a, (y - centre_y) / b)
-        self._blend(rows, columns, (level - 1) * min(a, b), colour, alpha)
+        self._blend(rows, columns, ((level - 1) * min(a, b)).astype(np.float32), colour, alpha)
 
     def disc(self, centre: Point, radius: float, colour: Rgb) -> None:
         """A filled circle."""

@@ -7,8 +7,12 @@ from models.demo.world.vocabulary import Colour, Direction, Distance, Kind, Spee
 
 @dataclass(frozen=True)
 class ObjectBox:
-    """One object at one instant: its box in sensor pixels, and the share of it inside the crop and unhidden."""
+    """One object at one instant: its box in sensor pixels, and the share of it inside the crop and unhidden.
 
+    `number` names the same object at other instants; `scale` is 1 / depth in units of the near distance.
+    """
+
+    number: int
     kind: Kind
     colour: Colour
     left: float

@@ -1,0 +1,1 @@
+"""The bundled demo: its world and its small pair of networks."""

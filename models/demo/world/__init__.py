@@ -1,0 +1,1 @@
+"""The demo world: a seeded street with colour frames, events, truth and captions. Imports NumPy only."""
