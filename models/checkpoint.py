@@ -1,0 +1,185 @@
+"""Reads published checkpoints: config.json, safetensors (one file or shards) and, restricted, PyTorch's .bin.
+
+The configuration and the safetensors headers are read without torch; tensors come as torch tensors, memory-mapped.
+Pickles are opened with `weights_only` and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from models.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Prefixes = Sequence[tuple[str, str]]  # (published prefix, our prefix); the first match wins
+
+MAX_HEADER_BYTES = 100_000_000  # what the safetensors format itself allows
+
+
+class CheckpointError(ModelError):
+    """A checkpoint that cannot be used; the message is one line: what, where, what to do."""
+
+
+def place(path: Path) -> str:
+    """How messages name a file: its folder and its name."""
+    return f"{path.parent.name}/{path.name}"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of a checkpoint; CheckpointError when it is missing or malformed."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{place(path)}: no such file; point to the folder of a downloaded checkpoint") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{place(path)}: not readable as JSON ({error}); download the checkpoint again") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{place(path)}: not a JSON object; download the checkpoint again")
+    return content
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a checkpoint folder."""
+    return read_json(folder / "config.json")
+
+
+def setting(config: Mapping[str, Any], key: str, default: Any, kind: type, where: str) -> Any:
+    """config[key], or the default, checked to be of that kind and, when a number, positive."""
+    value = config.get(key)
+    value = default if value is None else value
+    if value is None:
+        raise CheckpointError(f"{where}: {key} is missing; download the checkpoint again")
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or isinstance(value, bool) is not (kind is bool):
+        raise CheckpointError(f"{where}: {key} is {value!r}, not {kind.__name__}; download the checkpoint again")
+    if kind in (int, float) and value <= 0:
+        raise CheckpointError(f"{where}: {key} is {value!r}, which must be positive; download the checkpoint again")
+    return value
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold the tensors: safetensors before .bin, shards as their index lists them."""
+    for single, suffix in (("model.safetensors", "safetensors"), ("pytorch_model.bin", "bin")):
+        if (folder / single).is_file():
+            return [folder / single]
+        index = folder / f"{single}.index.json"
+        if not index.is_file():
+            continue
+        shards = read_json(index).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()) or not shards:
+            raise CheckpointError(f"{place(index)}: no weight_map; download the checkpoint again")
+        names = sorted(set(shards.values()))
+        for name in names:
+            if Path(name).name != name or not name.endswith(suffix):
+                raise CheckpointError(f"{place(index)}: names {name!r}, which is no {suffix} file beside it")
+        files = [folder / name for name in names]
+        for file in files:
+            if not file.is_file():
+                raise CheckpointError(f"{place(file)}: shard missing; download the checkpoint again")
+        return files
+    raise CheckpointError(f"{folder.name}: no model.safetensors or pytorch_model.bin in this folder; download it again")
+
+
+def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes in a safetensors file, from its header alone (no torch, no tensor read)."""
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > MAX_HEADER_BYTES:
+                raise ValueError("header too long")
+            header = json.loads(stream.read(length))
+            return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{place(file)}: damaged safetensors header ({error}); download it again") from None
+
+
+@dataclass(frozen=True)
+class Names:
+    """How one family of checkpoints names its tensors.
+
+    `prefixes` maps published names to ours; `unused` are (start, fragment) pairs of tensors that no computation reads.
+    """
+
+    prefixes: Prefixes
+    unused: Sequence[tuple[str, str]]
+
+    def ours(self, published: str) -> str | None:
+        """Our name of a published tensor; None for one that nothing reads. KeyError when it is unknown."""
+        if any(published.startswith(start) and fragment in published for start, fragment in self.unused):
+            return None
+        for theirs, ours in self.prefixes:
+            if published.startswith(theirs):
+                return ours + published[len(theirs) :]
+        raise KeyError(published)
+
+    def published(self, ours: str, seen: Sequence[str]) -> str:
+        """A tensor's name in the layout that the names `seen` follow: what a message should call it."""
+        candidates = [(theirs, mine) for theirs, mine in self.prefixes if ours.startswith(mine)]
+        used = [pair for pair in candidates if any(name.startswith(pair[0]) for name in seen)]
+        theirs, mine = (used or candidates)[0]
+        return theirs + ours[len(mine) :]
+
+
+def load_tensors(folder: Path) -> dict[str, tuple[Tensor, Path]]:
+    """Every tensor of a checkpoint by its published name, with the file it lies in; memory-mapped."""
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    tensors: dict[str, tuple[Tensor, Path]] = {}
+    for file in weight_files(folder):
+        try:
+            if file.suffix == ".safetensors":
+                with safe_open(file, framework="pt") as reader:
+                    content = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118, not a mapping
+            else:
+                content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise CheckpointError(f"{place(file)}: damaged ({reason[:120]}); download it again") from None
+        except Exception as error:  # weights_only refuses with pickle's own error, malformed files with any other
+            raise CheckpointError(
+                f"{place(file)}: refused, it holds more than tensors ({type(error).__name__})"
+            ) from None
+        if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+            raise CheckpointError(f"{place(file)}: refused, it holds more than named tensors")
+        tensors.update({name: (tensor, file) for name, tensor in content.items()})
+    return tensors
+
+
+def fill(module: nn.Module, tensors: Mapping[str, tuple[Tensor, Path]], names: Names, folder: Path) -> None:
+    """Give every parameter of a module (made on the meta device) its tensor, converted to the parameter's dtype.
+
+    Raises CheckpointError for a missing or unexpected tensor and for a wrong shape.
+    """
+    expected = module.state_dict()
+    state: dict[str, Tensor] = {}
+    for published, (tensor, file) in tensors.items():
+        try:
+            name = names.ours(published)
+        except KeyError:
+            name = ""
+        if name is None:
+            continue
+        if name not in expected or name in state:
+            raise CheckpointError(
+                f"{place(file)}: unexpected tensor {published}; config.json does not describe this checkpoint"
+            )
+        if tensor.shape != expected[name].shape:
+            shapes = f"has shape {list(tensor.shape)}, config.json asks for {list(expected[name].shape)}"
+            raise CheckpointError(f"{place(file)}: tensor {published} {shapes}; download the checkpoint again")
+        state[name] = tensor.to(expected[name].dtype)
+    for name in expected:
+        if name not in state:
+            missing = names.published(name, list(tensors))
+            files = weight_files(folder)
+            file = files[0] if len(files) == 1 else folder / f"{files[0].suffix[1:]} shards"
+            raise CheckpointError(f"{place(file)}: missing tensor {missing}; download the checkpoint again")
+    module.load_state_dict(state, assign=True)

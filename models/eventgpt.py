@@ -1,0 +1,119 @@
+"""EventGPT (XduSyL/EventGPT), the drafter: CLIP tower, projector, adaptor, spatio-temporal pooling, Llama decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from models.checkpoint import CheckpointError, Names, fill, load_tensors, place, read_config
+from models.clip import ClipConfig, ClipVision
+from models.llama import LlamaConfig, LlamaDecoder
+
+MODEL_TYPE = "EventChat_llama"
+EVENT_FRAMES = 5
+
+TOWER = "model.visual_tower.visual_tower.vision_model."
+NAMES = Names(
+    prefixes=(
+        (TOWER, "vision.visual_tower."),
+        ("model.visual_projector.", "vision.visual_projector."),
+        ("model.feature_adaptor.", "vision.feature_adaptor."),
+        ("model.embed_tokens.", "decoder.model.embed_tokens."),
+        ("model.layers.", "decoder.model.layers."),
+        ("model.norm.", "decoder.model.norm."),
+        ("lm_head.", "decoder.lm_head."),
+    ),
+    unused=((TOWER, "post_layernorm."), (TOWER, "position_ids"), ("model.", "rotary_emb.inv_freq")),
+)
+CLIP_NAMES = Names(  # a stock CLIP folder, whole (with its text side) or the vision model alone
+    prefixes=(("vision_model.", ""), ("", "")),
+    unused=(
+        ("text_", ""),
+        ("logit_scale", ""),
+        ("visual_projection", ""),
+        ("", "post_layernorm."),
+        ("", "position_ids"),
+    ),
+)
+
+
+class EventGPTVision(nn.Module):
+    """Event frames to event tokens: the t temporal ones first, then one for each tower position."""
+
+    def __init__(self, clip: ClipConfig, width: int) -> None:
+        super().__init__()
+        self.visual_tower = ClipVision(clip)
+        self.visual_projector = nn.Sequential(nn.Linear(clip.hidden_size, width), nn.GELU(), nn.Linear(width, width))
+        self.feature_adaptor = nn.Linear(width, width)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Pixels [t, 3, H, W] of one window to [t + tokens, D]."""
+        return self.pool(self.features(pixels))
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Pixels [N, 3, H, W] to projected and adapted features [N, tokens, D], the class token kept."""
+        hidden = self.visual_tower(pixels)[-1]  # before CLIP's post_layernorm, as the official code takes it
+        return cast(Tensor, self.feature_adaptor(self.visual_projector(hidden)))
+
+    @staticmethod
+    def pool(features: Tensor) -> Tensor:
+        """The aggregator, which has no parameters: [..., t, tokens, D] to [..., t + tokens, D]."""
+        return torch.cat([features.mean(-2), features.mean(-3)], -2)
+
+
+class EventGPT(nn.Module):
+    """The whole drafter, sized by its config.json."""
+
+    def __init__(self, clip: ClipConfig, llama: LlamaConfig) -> None:
+        super().__init__()
+        self.vision = EventGPTVision(clip, llama.hidden_size)
+        self.decoder = LlamaDecoder(llama)
+
+    @property
+    def visual_tokens(self) -> int:
+        """Event tokens of a window of five event frames."""
+        return EVENT_FRAMES + self.vision.visual_tower.config.tokens
+
+    @classmethod
+    def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> EventGPT:
+        """From a published checkpoint folder, in evaluation mode. Raises CheckpointError.
+
+        CLIP's sizes come from `vision_config` in config.json (our own checkpoints) or from the folder `mm_visual_tower`
+        (official ones), whose weights also serve where the checkpoint holds none of the tower's.
+        """
+        config = read_config(folder)
+        where = place(folder / "config.json")
+        if config.get("model_type") != MODEL_TYPE:
+            raise CheckpointError(f"{where}: model_type is {config.get('model_type')!r}, not {MODEL_TYPE!r}")
+        clip, clip_folder = _clip(config, folder, where)
+        with torch.device("meta"):
+            model = cls(clip, LlamaConfig.from_json(config, where)).to(dtype)
+        tensors = load_tensors(folder)
+        if clip_folder is not None and not any(name.startswith(TOWER) for name in tensors):
+            with torch.device("meta"):
+                tower = ClipVision(clip).to(dtype)
+            fill(tower, load_tensors(clip_folder), CLIP_NAMES, clip_folder)
+            tensors |= {TOWER + name: (tensor, clip_folder) for name, tensor in tower.state_dict().items()}
+        fill(model, tensors, NAMES, folder)
+        return model.eval()
+
+
+def _clip(config: Mapping[str, Any], folder: Path, where: str) -> tuple[ClipConfig, Path | None]:
+    """CLIP's sizes, and the folder of its own weights when one is named."""
+    own = config.get("vision_config")
+    if isinstance(own, dict):
+        return ClipConfig.from_json(own, where), None
+    named = config.get("mm_visual_tower")
+    if not isinstance(named, str):
+        raise CheckpointError(f"{where}: neither vision_config nor mm_visual_tower; download the checkpoint again")
+    for candidate in (folder / named, folder.parent / named):
+        if (candidate / "config.json").is_file():
+            clip = read_config(candidate)
+            return ClipConfig.from_json(clip.get("vision_config", clip), place(candidate / "config.json")), candidate
+    raise CheckpointError(
+        f"{where}: mm_visual_tower {named!r} is no folder here; download that CLIP checkpoint and name it"
+    )
