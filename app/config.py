@@ -6,13 +6,27 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from app.publishing.broker import parse_url
+from app.publishing.errors import PublishError
 from app.yaml_source import ConfigError, YamlSource, explain
 
 BUNDLED_PAIR = Path(__file__).parents[1] / "models" / "demo" / "pair"
 
 Role = Literal["drafter", "target"]
+
+
+def _topic_level(name: str) -> str:
+    if not re.fullmatch(TOPIC_LEVEL, name):
+        raise ValueError(f"{name!r} cannot be a level of an MQTT topic: no /, +, # or spaces, at least one character")
+    return name
+
+
+TOPIC_LEVEL = r"^[^/+#\s]+$"
+TopicLevel = Annotated[
+    str, Field(max_length=64, json_schema_extra={"pattern": TOPIC_LEVEL}), AfterValidator(_topic_level)
+]
 
 
 class Section(BaseModel):
@@ -150,6 +164,11 @@ class MqttConfig(Section):
     password_env: str | None = Field(
         default=None, title="Password variable", description="Environment variable that holds the password."
     )
+    ca_file: str | None = Field(
+        default=None,
+        title="Certificate authority",
+        description="With mqtts: PEM file of the authority to trust, relative to this file. Left out: the system's.",
+    )
     retain_in_replay: bool = Field(
         default=False,
         title="Retain in a replay",
@@ -172,9 +191,10 @@ class MqttConfig(Section):
     @field_validator("url")
     @classmethod
     def _broker_url(cls, url: str) -> str:
-        if not re.fullmatch(r"mqtts?://([^@/\s:]+@)?(\[[0-9A-Fa-f:]+\]|[^@/:\s]+)(:\d{1,5})?/?", url):
-            raise ValueError(f"{url!r} is not a broker's address like mqtt://[user@]host[:port] or mqtts://…")
-        return url
+        try:
+            return parse_url(url).url
+        except PublishError as error:
+            raise ValueError(str(error)) from None
 
     @model_validator(mode="after")
     def _one_password(self) -> MqttConfig:
@@ -195,19 +215,13 @@ class TelemetryConfig(Section):
 class Config(Section):
     """Everything that can be set. See docs/configure.md."""
 
-    node: str = Field(
+    node: TopicLevel = Field(
         default="demo",
-        min_length=1,
-        max_length=64,
-        pattern=r"^[^/+#\s]+$",
         title="Node",
         description="Name of this robot or vehicle in the topics; no `/`, `+`, `#` or spaces.",
     )
-    root: str = Field(
+    root: TopicLevel = Field(
         default="event-captioner",
-        min_length=1,
-        max_length=64,
-        pattern=r"^[^/+#\s]+$",
         title="Root",
         description="First level of every topic; no `/`, `+`, `#` or spaces.",
     )
@@ -258,7 +272,12 @@ def json_schema() -> dict[str, Any]:
 
 def _resolve_paths(data: dict[str, Any], base: Path) -> None:
     """Make file names in the file relative to where the file is; what is not text is left for validation to refuse."""
-    for *sections, key in (("models", "drafter", "path"), ("models", "target", "path"), ("mqtt", "password_file")):
+    for *sections, key in (
+        ("models", "drafter", "path"),
+        ("models", "target", "path"),
+        ("mqtt", "password_file"),
+        ("mqtt", "ca_file"),
+    ):
         inner: Any = data
         for section in sections:
             inner = inner.get(section) if isinstance(inner, dict) else None

@@ -1,0 +1,55 @@
+# make demo: captions from the bundled recording. make test: the whole suite. Both set everything up by themselves.
+
+PYTHON ?= python3
+TORCH_INDEX ?=  # another package index for torch alone, such as one with CPU builds
+
+DEV = .venv#       everything, torch included: tests, export, training, benchmark
+DEMO = .venv-demo# what a robot needs: no torch
+TORCH = torch==2.13.0
+
+.PHONY: setup demo test lint bench soak clean mosquitto python
+
+setup: $(DEV)/.ready
+
+demo: $(DEMO)/.ready
+	@$(DEMO)/bin/event-captioner demo
+
+test: mosquitto $(DEV)/.ready
+	$(DEV)/bin/python -m pytest
+
+lint: $(DEV)/.ready
+	$(DEV)/bin/ruff check .
+	$(DEV)/bin/ruff format --check .
+	$(DEV)/bin/mypy --strict app models export
+
+bench: $(DEV)/.ready
+	$(DEV)/bin/event-captioner bench --peer transformers
+
+soak: mosquitto $(DEV)/.ready
+	$(DEV)/bin/python -m pytest -m slow --timeout=3600
+
+clean:
+	rm -rf $(DEV) $(DEMO) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# A stamp newer than pyproject.toml makes the second call instant.
+$(DEMO)/.ready: pyproject.toml | python
+	@echo 'setting up $(DEMO) (downloads about SIZE_DEMO MB) ...'
+	@$(PYTHON) -m venv $(DEMO)
+	@$(DEMO)/bin/python -m pip install --quiet -e '.[demo]'
+	@touch $@
+
+# torch first and by itself: only this call may use another index.
+$(DEV)/.ready: pyproject.toml | python
+	@echo 'setting up $(DEV), torch included (minutes) ...'
+	@$(PYTHON) -m venv $(DEV)
+	@$(DEV)/bin/python -m pip install --quiet $(if $(strip $(TORCH_INDEX)),--index-url $(strip $(TORCH_INDEX))) $(TORCH)
+	@$(DEV)/bin/python -m pip install --quiet -e '.[demo,torch,dev]'
+	@touch $@
+
+python:
+	@$(PYTHON) -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "make: $(PYTHON) must be Python 3.11 or newer with venv: sudo apt install python3-venv, or PYTHON=python3.12" >&2; exit 1; }
+
+mosquitto:
+	@PATH="$$PATH:/usr/sbin" command -v mosquitto >/dev/null || \
+	  { echo "make: the tests need a real broker: sudo apt install mosquitto mosquitto-clients" >&2; exit 1; }

@@ -1,0 +1,5 @@
+"""`python -m app` is `event-captioner`."""
+
+from app.cli import main
+
+main()

@@ -1,0 +1,32 @@
+"""Options that several commands share, and the two consoles: results go to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", metavar="FILE", help="Configuration (YAML). Left out: the defaults.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+RecordingArgument = Annotated[Path, typer.Argument(metavar="RECORDING", help="An AEDAT4 recording.")]
+SpeedOption = Annotated[
+    str | None,
+    typer.Option("--speed", metavar="N|max", help="1 is real time, 2 twice as fast; max: as fast as the models allow."),
+]
+
+
+def parse_speed(text: str | None, configured: float | str) -> float | None:
+    """Times real time, or None for `max`. Raises typer.BadParameter."""
+    value: float | str = configured if text is None else text
+    if value == "max":
+        return None
+    try:
+        speed = float(value)
+    except ValueError:
+        speed = 0.0
+    if not 0 < speed <= 1000:
+        raise typer.BadParameter(f"{text!r} is neither max nor a number above 0 to 1000", param_hint="--speed")
+    return speed
