@@ -1,0 +1,224 @@
+"""A window in, a verified caption out: looks after the pixels, the models, the plan and the strategy."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from platformdirs import user_cache_path
+
+from app.decoding.calibration import available_cores, calibrate, median_ms
+from app.decoding.costs import Costs
+from app.decoding.engine import Engine, Job, Settings, Strategy
+from app.decoding.guard import Acceptance, Guard
+from app.decoding.plan_cache import cache_key, cached
+from app.decoding.strategies import make_strategy
+from app.decoding.transcript import Transcript
+from app.records import Caption, Token
+from app.telemetry.spans import SpanRecorder
+from app.windows import Window, drafter_events
+from models.bundle import VisionLanguageModel
+from models.errors import ModelError
+from models.prompts import QUESTION
+from models.runtimes.contract import Floats
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionerSettings:
+    """How to caption; the configuration's `decoding` and `windows` sections in plain values."""
+
+    strategy: str = "prefill_hiding"
+    placement: str | None = None  # None: the plan's choice
+    max_new_tokens: int = 64
+    draft_tokens: int | None = None  # None: by measured acceptance
+    guard: bool = True
+    question: str = QUESTION
+    frames: int = 8
+    drafter_span_us: int = 50_000
+    prior_alpha: float = 0.8  # acceptance before anything was measured
+
+
+class Captioner:
+    """Both models behind one strategy. `caption` and `draft_ahead` are called from one worker thread."""
+
+    def __init__(
+        self,
+        drafter: VisionLanguageModel,
+        target: VisionLanguageModel,
+        settings: CaptionerSettings,
+        *,
+        costs: Costs | None = None,
+        cache: Path | None = None,
+    ) -> None:
+        """Calibrate (or take `costs`, or the calibration cached in folder `cache`) and make the strategy.
+
+        Raises ModelError when the two vocabularies are not shared or a prompt does not fit its model.
+        """
+        check_pair(drafter, target)
+        self.drafter, self.target, self.settings = drafter, target, settings
+        self.prompts = (drafter.prompt(settings.question), target.prompt(settings.question))
+        for model, prompt in zip((drafter, target), self.prompts, strict=True):
+            if len(prompt) + settings.max_new_tokens > model.decoder.s_max:
+                raise ModelError(
+                    f"{model.name}: a prompt of {len(prompt)} tokens and {settings.max_new_tokens} new ones do not fit "
+                    f"its cache of {model.decoder.s_max} rows; shorten the question or decoding.max_new_tokens"
+                )
+        self.calibration_cached = False
+        self.costs = costs or self._calibrated(cache or user_cache_path("event-captioner"))
+        acceptance = Acceptance(alpha=settings.prior_alpha)
+        content = target.tokenizer.content
+        self.engine = Engine(
+            drafter,
+            target,
+            self.prompts,
+            Guard(self.costs, acceptance, enabled=settings.guard),
+            Settings(
+                settings.max_new_tokens,
+                lambda token: token < len(content) and bool(content[token]),
+                settings.placement,
+                settings.draft_tokens,
+            ),
+        )
+        self._strategy: Strategy = make_strategy(settings.strategy, self.engine)
+        self._ahead: int | None = None  # index of the window whose draft was begun before it closed
+        self.on_draft: Callable[[Window, str], None] | None = None  # told of each draft before it is verified
+
+    def use(self, strategy: str, placement: str | None = None) -> None:
+        """Change the schedule between two captions; models, caches and what the guard has learnt stay."""
+        self._strategy.abandon()
+        self.engine.settings.placement = placement
+        self._strategy = make_strategy(strategy, self.engine)
+
+    @property
+    def lead_ms(self) -> float:
+        """How long before a window closes its draft should begin: half as long again as it was measured to take."""
+        costs, tokens = self.costs, self.engine.guard.acceptance.tokens
+        return 1.5 * (costs.drafter_start_ms + tokens * costs.drafter_step.ms) + 5.0
+
+    @property
+    def drafts_ahead(self) -> bool:
+        """Whether a partial window is of any use to this strategy."""
+        return self._strategy.name == "prefill_hiding" and self.settings.placement in (None, "lead")
+
+    def draft_ahead(self, window: Window) -> None:
+        """Start the draft of a window that has not closed yet (placement `lead`)."""
+        self._ahead = window.index
+        self._strategy.draft_ahead(self._job(window, SpanRecorder()))
+
+    def caption(self, window: Window) -> Caption:
+        """The verified caption of a closed window. Raises ValueError for a window without frames."""
+        if not window.frames:
+            raise ValueError("a window without frames has no verified caption")
+        started = time.monotonic_ns()
+        if self._ahead != window.index:
+            self._strategy.abandon()
+        self._ahead = None
+        recorder = SpanRecorder()
+        transcript, placement = self._strategy.run(self._job(window, recorder))
+        finished = time.monotonic_ns()
+        return self._caption(window, transcript, placement, recorder, started, finished)
+
+    def close(self) -> None:
+        """End the drafter's worker thread."""
+        self._strategy.abandon()
+        self.engine.close()
+
+    def _job(self, window: Window, recorder: SpanRecorder) -> Job:
+        def target_pixels() -> Floats:
+            with recorder.span("preprocess", "host", model="target"):
+                return self.target.pixels_from_frames([chosen.frame.image for chosen in window.frames])
+
+        def drafter_pixels() -> Floats:
+            with recorder.span("preprocess", "host", model="drafter"):
+                events = drafter_events(window, self.settings.drafter_span_us)
+                return self.drafter.pixels_from_events(events.x, events.y, events.p, window.resolution)
+
+        def show_draft(tokens: Sequence[int]) -> None:
+            if self.on_draft:
+                self.on_draft(window, self.target.tokenizer.decode(tokens).strip())
+
+        return Job(target_pixels, drafter_pixels, recorder, show_draft)
+
+    def _caption(
+        self,
+        window: Window,
+        transcript: Transcript,
+        placement: str | None,
+        recorder: SpanRecorder,
+        started: int,
+        finished: int,
+    ) -> Caption:
+        tokenizer = self.target.tokenizer
+        draft = transcript.first_draft
+        return Caption(
+            window=window,
+            text=tokenizer.decode(transcript.tokens).strip(),
+            token_ids=tuple(transcript.tokens),
+            tokens=tuple(Token(token, tokenizer.piece(token), origin) for token, origin in transcript.display),
+            finish_reason=transcript.finish_reason or "length",
+            mean_logprob=float(np.mean(transcript.logprobs)),
+            stats=transcript.stats(self._strategy.name, placement),
+            spans=tuple(sorted(recorder.spans, key=lambda span: span.start_ns)),
+            draft_text=tokenizer.decode(draft).strip() if draft else None,
+            started_ns=started,
+            finished_ns=finished,
+            prompt=self.settings.question,
+            models={
+                "drafter": self.drafter.name,
+                "target": self.target.name,
+                "runtime": self.target.runtime,
+                "demo": self.drafter.demo or self.target.demo,
+            },
+        )
+
+    def _calibrated(self, folder: Path) -> Costs:
+        key = cache_key(
+            self.drafter.fingerprint,
+            self.target.fingerprint,
+            self.target.runtime,
+            platform.processor() or platform.machine(),
+            str(available_cores()),
+            self.settings.question,
+        )
+        step = np.zeros((1, self.target.decoder.width), np.float32)
+        row, length = np.zeros(1, np.int64), len(self.prompts[1])
+        costs, self.calibration_cached = cached(
+            folder / f"calibration-{key}.json",
+            lambda threads: median_ms(lambda: self.target.decoder.forward(step, length, row, threads), 21),
+            self._calibrate,
+        )
+        return costs
+
+    def _calibrate(self) -> Costs:
+        size = 64  # any picture will do; the shapes after preprocessing are what counts
+        noise = np.random.default_rng(0).integers(0, 255, (size, size, 3), np.uint8)
+        frames = self.target.pixels_from_frames([noise] * self.settings.frames)
+        events = self.drafter.pixels_from_events(
+            np.zeros(10, np.int16), np.zeros(10, np.int16), np.zeros(10, np.uint8), (size, size)
+        )
+        return calibrate(self.drafter, self.target, self.prompts, (events, frames))
+
+
+def check_pair(drafter: VisionLanguageModel, target: VisionLanguageModel) -> None:
+    """Refuse two models that do not share their ids: a draft would be noise. Raises ModelError."""
+    if drafter.eos_id != target.eos_id:
+        raise ModelError(
+            f"{drafter.name} ends a text with id {drafter.eos_id}, {target.name} with {target.eos_id}: "
+            "the two do not share a vocabulary"
+        )
+    for token in _sample_ids(min(drafter.vocabulary, target.vocabulary)):
+        pieces = drafter.tokenizer.raw_piece(token), target.tokenizer.raw_piece(token)
+        if pieces[0] != pieces[1]:
+            raise ModelError(
+                f"id {token} is {pieces[0]!r} for {drafter.name} and {pieces[1]!r} for {target.name}: "
+                "the two do not share a vocabulary"
+            )
+
+
+def _sample_ids(count: int) -> Iterator[int]:
+    """Every id of a small vocabulary, some four thousand of a large one."""
+    return iter(range(0, count, max(1, count // 4096)))

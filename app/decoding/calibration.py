@@ -1,0 +1,131 @@
+"""Start-up calibration: every phase at every thread count, so that the plan rests on numbers of this machine."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from app.decoding.costs import Costs, Phase
+from app.decoding.model import LanguageModel
+from models.prompts import Prompt
+from models.runtimes.contract import Floats
+
+VERIFY_ROWS = (2, 4, 8, 16, 32)
+
+
+def available_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def thread_options(cores: int) -> list[int]:
+    """1, 2, 4, … up to every core."""
+    options = [1]
+    while options[-1] * 2 < cores:
+        options.append(options[-1] * 2)
+    return options if cores == 1 else [*options, cores]
+
+
+def median_ms(call: Callable[[], object], repeats: int = 7) -> float:
+    """Median duration of `call` after one warm-up call."""
+    call()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append((time.perf_counter() - start) * 1e3)
+    return statistics.median(times)
+
+
+class _Probe:
+    """The phases of one model as calls with a thread count."""
+
+    def __init__(self, model: LanguageModel, prompt: Prompt, pixels: Floats) -> None:
+        self.model, self.pixels = model, pixels
+        self.head = len(prompt.head_ids)
+        self.rows = prompt.num_visual + len(prompt.tail_ids)
+        width = model.decoder.width
+        self.embeddings = np.random.default_rng(0).standard_normal((self.rows + 64, width), np.float32) * 0.02
+
+    def encode(self, threads: int) -> None:
+        self.model.vision.encode(self.pixels, threads)
+
+    def prefill(self, threads: int, extra: int = 0) -> None:
+        count = self.rows + extra
+        rows = np.arange(self.rows - 1, count, dtype=np.int64)
+        self.model.decoder.forward(self.embeddings[:count], self.head, rows, threads)
+
+    def verify(self, threads: int, rows: int = 1) -> None:
+        wanted = np.arange(rows, dtype=np.int64)
+        self.model.decoder.forward(self.embeddings[:rows], self.head + self.rows, wanted, threads)
+
+
+def _best(call: Callable[[int], object], options: Sequence[int], repeats: int = 7) -> Phase:
+    times = {threads: median_ms(lambda n=threads: call(n), repeats) for threads in options}  # type: ignore[misc]
+    best = min(times, key=lambda threads: times[threads])
+    return Phase(times[best], best, times[1])
+
+
+def calibrate(
+    drafter: LanguageModel,
+    target: LanguageModel,
+    prompts: tuple[Prompt, Prompt],
+    pixels: tuple[Floats, Floats],
+    cores: int | None = None,
+) -> Costs:
+    """Measure both models, about two seconds for a small pair; pixels as at run time, the caches are overwritten."""
+    options = thread_options(cores or available_cores())
+    d, t = _Probe(drafter, prompts[0], pixels[0]), _Probe(target, prompts[1], pixels[1])
+    step = _best(t.verify, options, 21)
+    threads = step.threads
+    curve = {rows: median_ms(lambda n=rows: t.verify(threads, n)) for rows in VERIFY_ROWS}  # type: ignore[misc]
+    prefill = _best(t.prefill, options, 5)
+    fused = median_ms(lambda: t.prefill(prefill.threads, 16), 5)
+    shared = (max(1, options[-1] - 1), 1)
+    alone, together, drafter_step = _overlap(d, t, shared)
+    return Costs(
+        drafter_encode=_best(d.encode, options),
+        drafter_prefill=_best(d.prefill, options),
+        drafter_step=_best(d.verify, options, 21),
+        target_encode=_best(t.encode, options, 5),
+        target_prefill=prefill,
+        target_step=step,
+        verify_row_ms=max(0.0, (curve[16] - step.ms) / 15),
+        fused_row_ms=max(0.0, (fused - prefill.ms) / 16),
+        overlap_target_ms=together,
+        overlap_alone_ms=alone,
+        overlap_step_ms=drafter_step,
+        overlap_threads=shared,
+        verify_curve=curve,
+    )
+
+
+def _overlap(d: _Probe, t: _Probe, shared: tuple[int, int]) -> tuple[float, float, float]:
+    """Target encode + prefill alone and beside a running drafter, on the shared threads; a drafter step meanwhile."""
+
+    def start() -> None:
+        t.encode(shared[0])
+        t.prefill(shared[0])
+
+    alone = median_ms(start, 5)
+    stop, steps = threading.Event(), []
+
+    def run() -> None:
+        while not stop.is_set():
+            begin = time.perf_counter()
+            d.verify(shared[1])
+            steps.append((time.perf_counter() - begin) * 1e3)
+
+    worker = threading.Thread(target=run, name="calibration-drafter")
+    worker.start()
+    try:
+        together = median_ms(start, 5)
+    finally:
+        stop.set()
+        worker.join()
+    return alone, together, statistics.median(steps)

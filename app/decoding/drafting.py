@@ -1,0 +1,133 @@
+"""The event drafter: follows the verified text with its own cache, drafts ahead of it, can run free on a worker."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from app.decoding.model import CachedSequence, LanguageModel
+from app.telemetry.spans import SpanRecorder
+from models.prompts import Prompt
+from models.runtimes.contract import Floats
+
+Worth = Callable[[int, float], bool]  # (tokens drafted so far, probability that the run stands) -> draft another one?
+
+
+class Drafter:
+    """Greedy drafting by one model, used by one thread at a time."""
+
+    def __init__(self, model: LanguageModel, prompt: Prompt, threads: int) -> None:
+        self.model = model
+        self.prompt = prompt
+        self.threads = threads
+        self.sequence = CachedSequence(model)
+        self._prompt_rows = len(prompt.head_ids) + prompt.num_visual + len(prompt.tail_ids)
+        self._fed: list[int] = []  # tokens behind the prompt whose rows are in the cache
+        self._next: list[int] = []  # tokens behind those, still pending
+        self._prompt_pending: Floats | None = None  # the prompt's embeddings until they are prefilled
+        self._lost = False  # the target said an id that has no embedding here: no more drafts for this caption
+
+    def begin(self, pixels: Floats, recorder: SpanRecorder) -> None:
+        """Encode pixels [N, 3, H, W] and make the prompt pending; it is prefilled by the first draft step."""
+        with recorder.span("encode", "drafter"):
+            visual = self.model.vision.encode(pixels, self.threads)
+        self.sequence.begin(self.prompt, visual)
+        self._prompt_pending = self.sequence.pending
+        self._fed, self._next, self._lost = [], [], False
+
+    def sit_out(self) -> None:
+        """No drafts for this caption: it was over, or called off, before its inputs were encoded."""
+        self._lost = True
+
+    def synchronise(self, verified: Sequence[int]) -> None:
+        """Roll back to where the verified text and this cache part ways, and make the rest of the text pending.
+
+        The last verified token is always pending, so that the next step yields a distribution: after a full acceptance
+        that is the bonus token, with the last draft before it, which was never fed.
+        """
+        common = 0
+        while common < min(len(self._fed), len(verified) - 1) and self._fed[common] == verified[common]:
+            common += 1
+        if any(not 0 <= token < self.model.vocabulary for token in verified[common:]):
+            self._lost = True
+            return
+        if self._prompt_pending is None:
+            self.sequence.truncate(self._prompt_rows + common)
+        self._fed, self._next = list(verified[:common]), list(verified[common:])
+
+    def draft(
+        self,
+        out: list[int],
+        limit: int,
+        worth: Worth,
+        recorder: SpanRecorder,
+        stop: threading.Event | None = None,
+    ) -> None:
+        """Append up to `limit` tokens to `out`, as they come; ends at end-of-sequence or when no more pay."""
+        run = 1.0
+        while len(out) < limit and not self._lost and worth(len(out), run) and not (stop and stop.is_set()):
+            row = self._step(recorder)
+            if row is None:
+                return
+            token = int(row.argmax())
+            run *= float(1.0 / np.exp(row - row[token]).sum())
+            out.append(token)
+            if token == self.model.eos_id:
+                return
+            self._next = [token]
+
+    def _step(self, recorder: SpanRecorder) -> Floats | None:
+        """Feed what is pending; the logits [vocabulary] after it, or None when the cache is full."""
+        decoder, prompt = self.model.decoder, self._prompt_pending
+        rows = decoder.embed(np.asarray(self._next, np.int64))
+        self.sequence.pending = rows if prompt is None else np.concatenate([prompt, rows])
+        if self.sequence.length + len(self.sequence.pending) > decoder.s_max:
+            return None
+        with recorder.span("decode" if prompt is None else "prefill", "drafter", tokens=len(self.sequence.pending)):
+            logits = self.sequence.forward((), self.threads)
+        self._fed += self._next
+        self._next, self._prompt_pending = [], None
+        return logits[0, : self.model.vocabulary]
+
+
+class FreeRun:
+    """A drafter that runs on its own worker until told to stop; starting, stopping and reading cost no model time."""
+
+    def __init__(
+        self,
+        worker: ThreadPoolExecutor,
+        drafter: Drafter,
+        pixels: Callable[[], Floats],
+        limit: int,
+        worth: Worth,
+        recorder: SpanRecorder,
+    ) -> None:
+        self.drafter = drafter
+        self._tokens: list[int] = []
+        self._stop = threading.Event()
+        self.recorder = recorder
+        self._job: Future[None] = worker.submit(self._run, pixels, limit, worth)
+
+    def _run(self, pixels: Callable[[], Floats], limit: int, worth: Worth) -> None:
+        if self._stop.is_set():
+            self.drafter.sit_out()
+            return
+        self.drafter.begin(pixels(), self.recorder)
+        self.drafter.draft(self._tokens, limit, worth, self.recorder, self._stop)
+
+    def read(self) -> list[int]:
+        """The tokens drafted so far."""
+        return list(self._tokens)
+
+    @property
+    def done(self) -> bool:
+        return self._job.done()
+
+    def stop(self) -> list[int]:
+        """End the run after the step it is in, and give every token it drafted; raises what the worker raised."""
+        self._stop.set()
+        self._job.result()
+        return list(self._tokens)

@@ -1,0 +1,116 @@
+"""What every strategy works with: both models with their caches, the drafter's worker, the costs and the guard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+from app.decoding.acceptance import verify_greedy
+from app.decoding.drafting import Drafter
+from app.decoding.guard import Guard
+from app.decoding.model import CachedSequence, LanguageModel
+from app.decoding.transcript import Transcript
+from app.telemetry.spans import SpanRecorder
+from models.prompts import Prompt
+from models.runtimes.contract import Floats
+
+
+@dataclass(slots=True)
+class Job:
+    """One window to caption: what each model looks at, made when it is asked for, and where its spans go."""
+
+    target_pixels: Callable[[], Floats]  # [frames, 3, H, W]
+    drafter_pixels: Callable[[], Floats]  # [slices, 3, H, W]
+    recorder: SpanRecorder
+    show_draft: Callable[[Sequence[int]], None] = lambda tokens: None  # the draft, before it is verified
+
+
+@dataclass(slots=True)
+class Settings:
+    """What a caption may be: its length, and which drafts are forced (None: the guard's choice)."""
+
+    max_new_tokens: int
+    is_content: Callable[[int], bool]
+    placement: str | None = None
+    draft_tokens: int | None = None
+
+
+class Engine:
+    """Both models, loaded and prompted. A strategy runs on one thread; only the free run uses the drafter's worker."""
+
+    def __init__(
+        self,
+        drafter: LanguageModel,
+        target: LanguageModel,
+        prompts: tuple[Prompt, Prompt],
+        guard: Guard,
+        settings: Settings,
+    ) -> None:
+        self.guard = guard
+        self.settings = settings
+        self.model = target
+        self.target_prompt = prompts[1]
+        self.target = CachedSequence(target)
+        self.drafter = Drafter(drafter, prompts[0], guard.costs.drafter_step.threads)
+        self.worker = ThreadPoolExecutor(1, thread_name_prefix="drafter")
+
+    def transcript(self) -> Transcript:
+        return Transcript(self.model.eos_id, self.settings.max_new_tokens, self.settings.is_content)
+
+    def begin_target(self, job: Job, threads: int | None = None) -> None:
+        """Encode the frames and make the target's prompt pending."""
+        pixels = job.target_pixels()
+        with job.recorder.span("encode", "target", frames=len(pixels)):
+            visual = self.model.vision.encode(pixels, threads or self.guard.costs.target_encode.threads)
+        self.target.begin(self.target_prompt, visual)
+
+    def feed_target(self, count: int, job: Job, threads: int) -> None:
+        """A prefill chunk of `count` rows."""
+        if count > 0:
+            with job.recorder.span("prefill", "target", tokens=count):
+                self.target.feed(count, threads)
+
+    def target_pass(
+        self, stage: str, drafts: Sequence[int], transcript: Transcript, job: Job, *, hidden: bool = False
+    ) -> None:
+        """One forward pass of the target over what is pending and the drafts, and its verdict on them.
+
+        stage: `prefill` (the last chunk, perhaps with drafts), `verify` or `decode`.
+        """
+        costs = self.guard.costs
+        threads = costs.target_prefill.threads if stage == "prefill" else costs.target_step.threads
+        rows = len(self.target.pending) + len(drafts)
+        with job.recorder.span(stage, "target", tokens=rows, drafts=len(drafts)):
+            logits = self.target.forward(drafts, threads)
+        verdict = verify_greedy(drafts, logits)
+        self.target.advance(verdict.accepted, (verdict.bonus,))
+        transcript.add(drafts, verdict, hidden=hidden)
+
+    def draft_limit(self, wanted: int, transcript: Transcript) -> int:
+        """`wanted` drafts, less what neither the caption nor the target's cache has room for."""
+        rows = self.model.decoder.s_max - self.target.length - len(self.target.pending)
+        return max(0, min(wanted, transcript.room, rows))
+
+    def finish(self, transcript: Transcript) -> None:
+        """Let the guard learn from a finished caption."""
+        self.guard.acceptance.update(transcript.num_accepted, transcript.trials, len(transcript.logprobs))
+
+    def close(self) -> None:
+        self.worker.shutdown(wait=True, cancel_futures=True)
+
+
+class Strategy(Protocol):
+    """A schedule for the two models: from a window's inputs to its verified caption."""
+
+    name: str
+
+    def draft_ahead(self, job: Job) -> None:
+        """The window has not closed yet: start its draft from what there is, if that is wanted."""
+
+    def run(self, job: Job) -> tuple[Transcript, str | None]:
+        """Caption the closed window; its transcript, and the placement of the draft."""
+
+    def abandon(self) -> None:
+        """Drop a draft made ahead for a window that will not be captioned."""

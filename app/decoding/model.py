@@ -1,0 +1,91 @@
+"""One language model and its one cache: a sequence grows by verified tokens, and is truncated by setting a length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from models.prompts import Prompt
+from models.runtimes.contract import DecoderRuntime, Floats, Ints, VisionRuntime
+
+
+class LanguageModel(Protocol):
+    """What decoding needs of a model; `models.bundle.VisionLanguageModel` is one."""
+
+    vision: VisionRuntime
+    decoder: DecoderRuntime
+    eos_id: int
+    vocabulary: int  # ids below it have an embedding that was trained
+
+
+class CachedSequence:
+    """The rows of one sequence in a model's cache, and the rows that are still to be fed.
+
+    `length` cache rows are valid; `pending` [P, D] are the embeddings that follow them. Every forward pass feeds the
+    pending rows first, so prefill, decode and verification are one operation with different pending rows.
+    """
+
+    def __init__(self, model: LanguageModel) -> None:
+        self.model = model
+        self.length = 0
+        self.pending: Floats = np.empty((0, model.decoder.width), np.float32)
+        self._head: tuple[int, ...] = ()  # of the current sequence
+        self._cached_head: tuple[int, ...] = ()  # whose rows are in the cache
+
+    def begin(self, prompt: Prompt, visual: Floats) -> None:
+        """Start a sequence with its prompt pending; the constant head (system sentence) stays cached between sequences.
+
+        visual [prompt.num_visual, D]. Raises ValueError when its length is not what the prompt says.
+        """
+        if len(visual) != prompt.num_visual:
+            raise ValueError(f"prompt wants {prompt.num_visual} visual tokens, the vision side gave {len(visual)}")
+        decoder = self.model.decoder
+        tail = decoder.embed(np.asarray(prompt.tail_ids, np.int64))
+        self._head = prompt.head_ids
+        if prompt.head_ids == self._cached_head:
+            self.length = len(prompt.head_ids)
+            self.pending = np.concatenate([visual, tail])
+        else:
+            self.length, self._cached_head = 0, ()
+            self.pending = np.concatenate([decoder.embed(np.asarray(prompt.head_ids, np.int64)), visual, tail])
+
+    def feed(self, count: int, threads: int) -> None:
+        """Prefill chunk: put the first `count` pending rows into the cache, asking for no logits."""
+        if count:
+            self.model.decoder.forward(self.pending[:count], self.length, np.empty(0, np.int64), threads)
+            self._grow(count)
+            self.pending = self.pending[count:]
+
+    def forward(self, drafts: Sequence[int], threads: int) -> Floats:
+        """Feed the pending rows and the drafts; logits [1 + len(drafts), V] after the last pending row and each draft.
+
+        The pending rows become valid; the drafts are in the cache, yet not valid until `advance` accepts them.
+        """
+        count = len(self.pending)
+        rows = self.pending
+        if drafts:
+            rows = np.concatenate([rows, self.model.decoder.embed(np.asarray(drafts, np.int64))])
+        wanted: Ints = np.arange(count - 1, count + len(drafts), dtype=np.int64)
+        logits = self.model.decoder.forward(rows, self.length, wanted, threads)
+        self._grow(count)
+        self.pending = self.pending[:0]
+        return logits
+
+    def _grow(self, count: int) -> None:
+        self.length += count
+        if self.length >= len(self._head):
+            self._cached_head = self._head
+
+    def advance(self, accepted: int, following: Sequence[int]) -> None:
+        """Keep the first `accepted` drafts of the last forward pass and put `following` ids behind them as pending."""
+        self.length += accepted
+        self.pending = self.model.decoder.embed(np.asarray(following, np.int64))
+
+    def truncate(self, length: int) -> None:
+        """Forget every cache row from `length` on (rollback); costs nothing."""
+        if length > self.length:
+            raise ValueError(f"cannot truncate {self.length} cache rows to {length}")
+        self.length = length
+        self.pending = self.pending[:0]

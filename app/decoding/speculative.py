@@ -1,0 +1,48 @@
+"""Speculative decoding (Leviathan et al., 2023; Chen et al., 2023) with an adaptive draft length and a guard."""
+
+from __future__ import annotations
+
+from app.decoding.autoregressive import decode_alone
+from app.decoding.engine import Engine, Job
+from app.decoding.transcript import Transcript
+
+
+class Speculative:
+    """Both prefills, then: draft γ tokens, verify them in one pass of the target, keep what it would have said."""
+
+    name = "speculative"
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def draft_ahead(self, job: Job) -> None:
+        """Vanilla speculation drafts only behind the target's prefill."""
+
+    def abandon(self) -> None:
+        """Nothing was drafted."""
+
+    def run(self, job: Job) -> tuple[Transcript, str | None]:
+        engine = self.engine
+        transcript = engine.transcript()
+        engine.begin_target(job)
+        engine.target_pass("prefill", (), transcript, job)
+        if engine.guard.use_speculation():
+            engine.drafter.begin(job.drafter_pixels(), job.recorder)
+            decode_speculatively(engine, transcript, job)
+        else:
+            decode_alone(engine, transcript, job)
+        engine.finish(transcript)
+        return transcript, None
+
+
+def decode_speculatively(engine: Engine, transcript: Transcript, job: Job) -> None:
+    """The rest of the caption: drafts as long as they pay, the target alone where they do not."""
+    settings, drafter = engine.settings, engine.drafter
+    while not transcript.finish_reason:
+        wanted = engine.guard.draft_length() if settings.draft_tokens is None else settings.draft_tokens
+        limit = engine.draft_limit(wanted, transcript)
+        drafts: list[int] = []
+        if limit:
+            drafter.synchronise(transcript.tokens)
+            drafter.draft(drafts, limit, engine.guard.worth_paid, job.recorder)
+        engine.target_pass("verify" if drafts else "decode", drafts, transcript, job)
