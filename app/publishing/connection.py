@@ -1,0 +1,323 @@
+"""One MQTT connection that keeps coming back, with birth, last will and farewell.
+
+Why its parts are as they are:
+- State (info, statuses, last captions) is kept as the newest message a topic and published again on every connect,
+  because a broker that restarted may have lost it. The birth (`info`, then `status`) comes last: who sees it
+  finds the rest.
+- One message is in flight at a time, so captions arrive in order, also across a reconnect.
+- A reader always runs: without one, a dead link is noticed only at the keepalive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import random
+import ssl
+import time
+from typing import Any
+
+import aiomqtt
+import structlog
+from aiomqtt.exceptions import MqttConnectError
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from app.publishing import payloads, topics
+from app.publishing.broker import Broker
+from app.publishing.errors import PublishError
+from app.publishing.outbox import Message, Outbox, Payload
+
+_log = structlog.get_logger(__name__)
+_paho_log = logging.getLogger("app.publishing.paho")
+_paho_log.setLevel(logging.CRITICAL)  # what it says, our own errors say in one line
+
+_V5, _V311 = aiomqtt.ProtocolVersion.V5, aiomqtt.ProtocolVersion.V311
+_REPLY_S = 5.0  # the longest wait for an answer of the broker
+_FAREWELL_S = 2.0  # for the last words of a clean stop
+_CREDENTIALS = {4, 5, 134, 135}  # refusals that no other protocol version mends; 3.1.1 and 5 number them differently
+
+
+class Connection:
+    """Sends what `outbox` and the state hold, for as long as `run` runs. Used from one event loop."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        outbox: Outbox,
+        names: topics.Topics,
+        node: str,
+        session: str,
+        *,
+        retain: bool,
+        password: str | None,
+        ca_file: str | None,
+        connect_timeout_s: float | None,
+        keepalive_s: int,
+        max_backoff_s: float,
+    ) -> None:
+        self.broker = broker
+        self.connected = asyncio.Event()
+        self.connections = 0
+        self.protocol = _V5
+        self._outbox = outbox
+        self._topics = names
+        self._node = node
+        self._session = session
+        self._retain = retain
+        self._password = password
+        self._tls = _tls_context(ca_file) if broker.tls else None
+        self._connect_timeout_s = connect_timeout_s
+        self._keepalive_s = keepalive_s
+        self._max_backoff_s = max_backoff_s
+        self._state: dict[str, Message] = {}  # the newest message of every state topic
+        self._unsent: dict[str, None] = {}  # state topics that changed since they were sent, in order
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._stop_reason: str | None = None
+
+    @property
+    def unsent(self) -> int:
+        return len(self._outbox) + len(self._unsent) + self._in_flight
+
+    def set_state(self, message: Message) -> None:
+        """The newest message of its topic: sent soon, and again on every connect."""
+        self._state[message.topic] = message
+        self._unsent[message.topic] = None
+        self._outbox.wake()
+
+    def stop(self, reason: str | None) -> None:
+        self._stop_reason = reason
+        self._stop.set()
+        self._outbox.wake()
+
+    async def drain(self, timeout_s: float) -> int:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self.unsent:
+                    self._idle.clear()
+                    self._outbox.wake()
+                    await self._idle.wait()
+        return self.unsent
+
+    async def run(self) -> None:
+        started, attempt = time.monotonic(), 0
+        while not self._stop.is_set():
+            opened = time.monotonic()
+            try:
+                await self._connect()
+            except (aiomqtt.MqttError, OSError) as error:
+                if self._try_other_protocol(error):
+                    continue
+                self._check_first_connection(error, started)
+                if time.monotonic() - opened > self._max_backoff_s:
+                    attempt = 0  # it held for a while
+                delay_s = backoff_s(attempt, self._max_backoff_s)
+                if self._connect_timeout_s is not None and not self.connections:
+                    delay_s = min(delay_s, 0.5)  # somebody waits at the terminal
+                _log.warning("broker_lost", broker=str(self.broker), error=_text(error), retry_s=round(delay_s, 2))
+                attempt += 1
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop.wait(), delay_s)
+
+    async def _connect(self) -> None:
+        """One connection, from birth to farewell; raises MqttError when it is lost."""
+        client = self._client()
+        try:
+            async with client:
+                self.connections += 1
+                try:
+                    await self._serve(client)
+                finally:
+                    self.connected.clear()
+                    if self._stop.is_set() or asyncio.current_task().cancelling():  # type: ignore[union-attr]
+                        await self._farewell(client)
+        finally:
+            # aiomqtt leaves the socket open when the broker accepts a connection and then says nothing; paho's
+            # disconnect closes it, and does nothing where it is closed.
+            client._client.disconnect()
+
+    async def _serve(self, client: aiomqtt.Client) -> None:
+        """Publish until stopped, with a reader beside; raises the first error of either."""
+        tasks = [asyncio.create_task(self._read(client)), asyncio.create_task(self._send(client))]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _read(self, client: aiomqtt.Client) -> None:
+        """Watch our own status: a will that fires late must not leave a living node marked offline."""
+        await client.subscribe(self._topics.status, qos=1)
+        async for message in client.messages:
+            status = _decode(message.payload)
+            if message.retain:
+                continue  # from before our birth
+            if status.get("state") in ("offline", "stopped"):
+                self._unsent[self._topics.status] = None
+                self._outbox.wake()
+            elif status.get("session") != self._session:
+                _log.warning("node_name_shared", node=self._node, other_session=status.get("session"))
+
+    async def _send(self, client: aiomqtt.Client) -> None:
+        birth = {self._topics.info: 1, self._topics.status: 2}
+        self._unsent = dict.fromkeys(sorted(self._state, key=lambda topic: birth.get(topic, 0)))
+        while not self._stop.is_set():
+            if (topic := next(iter(self._unsent), None)) is not None:
+                del self._unsent[topic]
+                await self._send_state(client, topic)
+                continue
+            self.connected.set()  # the first time that all state is out, that was the birth
+            if (message := self._outbox.take_nowait()) is not None:
+                await self._send_queued(client, message)
+            else:
+                self._idle.set()
+                await self._outbox.changed()
+
+    async def _send_state(self, client: aiomqtt.Client, topic: str) -> None:
+        message = self._state[topic]
+        if message.expiry_s is not None and message.age_s > message.expiry_s:
+            return
+        try:
+            await self._publish(client, message)
+        except BaseException:
+            self._unsent.setdefault(topic)
+            raise
+
+    async def _send_queued(self, client: aiomqtt.Client, message: Message) -> None:
+        try:
+            await self._publish(client, message)
+        except BaseException:
+            self._outbox.put_back(message)
+            raise
+        if message.then is not None:
+            self.set_state(message.then)
+
+    async def _publish(self, client: aiomqtt.Client, message: Message) -> None:
+        """Send and await the acknowledgement."""
+        receipt = message.receipt
+        receipt.sent_ns = receipt.sent_ns or time.monotonic_ns()
+        receipt.attempts += 1
+        self._in_flight += 1
+        try:
+            await client.publish(
+                message.topic,
+                _encode(self._as_sent(message)),
+                qos=message.delivery.qos,
+                retain=message.delivery.retain and self._retain,
+                properties=self._properties(message),
+            )
+        finally:
+            self._in_flight -= 1
+        receipt.acked_ns = time.monotonic_ns()
+
+    def _as_sent(self, message: Message) -> Payload | None:
+        """The payload with what only the moment of sending knows."""
+        payload = message.payload
+        if payload is not None and "late" in payload:
+            payload = payload | {"late": self._outbox.is_late(message)}
+        if payload is not None and message.about is not None:
+            zero_ns: int = payload["origin"]["monotonic_ns"]
+            payload = payload | {"publish": payloads.publish_record(message.about, zero_ns)}
+        return payload
+
+    async def _farewell(self, client: aiomqtt.Client) -> None:
+        """Take back the last captions, then say that we stopped on purpose."""
+        last = [m.topic for m in self._state.values() if m.delivery is topics.LAST_CAPTION and self._retain]
+        status = payloads.status_payload(self._node, self._session, "stopped", self._stop_reason)
+        messages = [Message(topic, None, topics.LAST_CAPTION) for topic in last]
+        try:
+            async with asyncio.timeout(_FAREWELL_S):
+                for message in (*messages, Message(self._topics.status, status, topics.STATUS)):
+                    await self._publish(client, message)
+        except (TimeoutError, aiomqtt.MqttError) as error:
+            _log.warning("farewell_lost", broker=str(self.broker), error=_text(error))
+
+    def _client(self) -> aiomqtt.Client:
+        will = payloads.status_payload(self._node, self._session, "offline", "connection lost")
+        return aiomqtt.Client(
+            self.broker.host,
+            self.broker.port,
+            username=self.broker.username,
+            password=self._password,
+            identifier=f"ec-{self._session}",  # unique, and short enough for the strictest 3.1.1 broker (23 bytes)
+            protocol=self.protocol,
+            will=aiomqtt.Will(self._topics.status, _encode(will), topics.STATUS.qos, self._retain),
+            keepalive=self._keepalive_s,
+            timeout=_REPLY_S,
+            max_queued_incoming_messages=100,
+            tls_context=self._tls,
+            logger=_paho_log,
+        )
+
+    def _try_other_protocol(self, error: Exception) -> bool:
+        """Change the version when the broker may have refused it; whether to try the older one at once."""
+        refused = isinstance(error, MqttConnectError) and _code(error) not in _CREDENTIALS
+        silent = str(error) == "Operation timed out"  # some 3.1.1 brokers close the connection without a word
+        if self.connections or not (refused or silent):
+            return False
+        self.protocol = _V311 if self.protocol is _V5 else _V5
+        return self.protocol is _V311
+
+    def _check_first_connection(self, error: Exception, started: float) -> None:
+        if self._connect_timeout_s is None or self.connections:
+            return
+        remedy = "start a broker there, name another with --mqtt URL, or run with --no-mqtt"
+        if isinstance(error, MqttConnectError):
+            raise PublishError(f"broker {self.broker}: refused the connection ({_text(error)}); {remedy}") from None
+        if time.monotonic() - started >= self._connect_timeout_s:
+            raise PublishError(f"broker {self.broker}: no connection ({_text(error)}); {remedy}") from None
+
+    def _properties(self, message: Message) -> Properties | None:
+        if self.protocol is _V311 or message.payload is None:
+            return None
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        properties.ContentType = "application/json"
+        if message.expiry_s is not None:
+            properties.MessageExpiryInterval = max(1, round(message.expiry_s - message.age_s))
+        return properties
+
+
+def backoff_s(attempt: int, longest_s: float) -> float:
+    """Seconds before the next try: doubling from 0.5, capped; half is chance, lest a fleet comes back in step."""
+    return min(longest_s, 0.5 * 2.0 ** min(attempt, 16)) * random.uniform(0.5, 1.0)
+
+
+def _tls_context(ca_file: str | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise PublishError(f"broker certificate authority: cannot load {ca_file}: {error.strerror or error}") from None
+
+
+def _encode(payload: Payload | None) -> bytes:
+    if payload is None:
+        return b""
+    return json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _decode(payload: Any) -> dict[str, Any]:
+    try:
+        value = json.loads(payload)
+    except (ValueError, TypeError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _code(error: MqttConnectError) -> int | None:
+    code = getattr(error.rc, "value", error.rc)
+    return code if isinstance(code, int) else None
+
+
+def _text(error: BaseException) -> str:
+    if isinstance(error, MqttConnectError) and isinstance(error.rc, ReasonCode):
+        return str(error.rc)  # its name
+    text = str(error).partition("\n")[0] or type(error).__name__
+    return text.partition("] ")[2] if text.startswith("[Errno") else text
