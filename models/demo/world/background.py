@@ -62,7 +62,8 @@ def panorama(rng: np.random.Generator) -> Planes:
     # One pass of smoothing: a lens is never sharper than a pixel, and hard edges would all fire at once.
     image = 0.5 * image + 0.25 * (np.roll(image, 1, 2) + np.roll(image, -1, 2))
     image[:, 1:-1] = 0.5 * image[:, 1:-1] + 0.25 * (image[:, :-2] + image[:, 2:])
-    return np.clip(np.concatenate([image, image[:, :, : WIDTH + 2]], axis=2), 0.02, 1.0)
+    wrapped: Planes = np.concatenate([image, image[:, :, : WIDTH + 2]], axis=2)
+    return np.clip(wrapped, 0.02, 1.0, out=wrapped)
 
 
 def view(planes: Planes, x: float, y: float) -> Planes:

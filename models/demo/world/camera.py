@@ -13,7 +13,7 @@ class Camera:
         self._starts_us = [0]
         self._offsets = [float(rng.uniform(0, 700))]
         self._velocities = [self._next_velocity()]
-        self._jitter = rng.uniform([0.30, 0.25, 3.0, 4.0], [0.55, 0.5, 5.0, 6.5])
+        self._jitter = rng.uniform([0.40, 0.30, 3.0, 4.0], [0.65, 0.5, 5.0, 6.5])
         self._light = rng.uniform([0.03, 8.0, 0.0], [0.08, 15.0, 2 * pi])
 
     def pan(self, t_us: int) -> float:

@@ -33,7 +33,7 @@ class Canvas:
         ((centre_x, centre_y),) = self._to_pixels([centre])
         a, b = max(radius_x * self.unit, 0.5), max(radius_y * self.unit, 0.5)
         level = np.hypot((x - centre_x) / a, (y - centre_y) / b)
-        self._blend(rows, columns, ((level - 1) * min(a, b)).astype(np.float32), colour, alpha)
+        self._blend(rows, columns, (level - 1) * min(a, b), colour, alpha)
 
     def disc(self, centre: Point, radius: float, colour: Rgb) -> None:
         """A filled circle."""
@@ -88,7 +88,7 @@ class Canvas:
         y = np.arange(top, max(bottom, top), dtype=np.float32)[:, None] + np.float32(0.5)
         return slice(top, max(bottom, top)), slice(left, max(right, left)), y, x
 
-    def _blend(self, rows: slice, columns: slice, distance: Image, colour: Rgb, alpha: float) -> None:
+    def _blend(self, rows: slice, columns: slice, distance: NDArray[np.floating], colour: Rgb, alpha: float) -> None:
         """Paint where the signed distance to the outline (pixels, negative inside) says so."""
         coverage = (np.clip(0.5 - distance, 0, 1) * alpha).astype(np.float32)[..., None]
         patch = self.pixels[rows, columns]

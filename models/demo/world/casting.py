@@ -11,8 +11,8 @@ from models.demo.world.sprites import UNIT_PX, extent
 from models.demo.world.vocabulary import COLOURS, Colour, Direction, Distance, Kind, Mix, held_out_colour
 
 FAST_PX_S, SLOW_PX_S = (95.0, 150.0), (26.0, 44.0)
-FAST_GROWTH, SLOW_GROWTH = (0.45, 0.60), (0.17, 0.25)
-_SCALES: dict[Distance, tuple[float, float]] = {"near": (0.70, 1.14), "far": (0.36, 0.60)}
+FAST_GROWTH, SLOW_GROWTH = (0.42, 0.55), (0.17, 0.24)
+_SCALES: dict[Distance, tuple[float, float]] = {"near": (0.70, 1.16), "far": (0.35, 0.60)}
 _STRIDE: dict[Kind, float] = {"car": 0.66, "truck": 0.62, "pedestrian": 0.62, "cyclist": 1.32, "ball": 3.14, "dog": 0.8}
 """Units travelled in one turn of the wheels or one pair of steps."""
 
@@ -20,7 +20,7 @@ _MAINS: tuple[tuple[Direction | None, bool], ...] = (
     ("left", True), ("right", True), ("left", False), ("right", False),
     ("toward", True), ("away", True), ("toward", False), ("away", False), (None, False),
 )  # fmt: skip
-_FIRST = np.array([0.07, 0.07, 0.13, 0.13, 0.13, 0.13, 0.10, 0.10, 0.14])
+_FIRST = np.array([0.04, 0.04, 0.14, 0.14, 0.14, 0.14, 0.11, 0.11, 0.14])
 _THEN = np.array([0.0, 0.0, 0.13, 0.13, 0.16, 0.16, 0.12, 0.12, 0.18])
 _CENTRE = (CROP_LEFT + CROP_RIGHT) / 2
 
@@ -95,7 +95,7 @@ def cast(rng: np.random.Generator, role: Role) -> Casting:
         life.move(come, speed, abs(goal - outside) / speed, fast=not crawls)
         if not crawls:
             _act(rng, life, first, fast, role.distance)
-        if rng.random() < 0.5:
+        if rng.random() < 0.6:
             then, then_fast = _MAINS[int(rng.choice(len(_MAINS), p=_THEN / _THEN.sum()))]
             _act(rng, life, then, then_fast, role.distance)
         leave = ("left", "right")[int(rng.integers(2))]
@@ -117,7 +117,7 @@ def _speed(rng: np.random.Generator, direction: Direction | None, fast: bool) ->
 
 def _act(rng: np.random.Generator, life: _Life, direction: Direction | None, fast: bool, distance: Distance) -> None:
     """Do one thing in view without leaving the crop or the distance class."""
-    seconds = float(rng.uniform(1.3, 2.4))
+    seconds = float(rng.uniform(1.5, 2.8))
     speed = _speed(rng, direction, fast)
     low, high = _SCALES[distance]
     if direction in ("toward", "away"):

@@ -19,11 +19,11 @@ Events = np.ndarray[tuple[int], np.dtype[np.void]]
 class EventModel:
     """The sensor's properties, about those of a DAVIS346."""
 
-    threshold: float = 0.24
+    threshold: float = 0.25
     mismatch: float = 0.03
-    refractory_us: int = 800
+    refractory_us: int = 3_000
     noise_hz: float = 0.06
-    dark_level: float = 0.05
+    dark_level: float = 0.12
     """Luminance added before the logarithm: dark pixels are slow and insensitive."""
 
 
@@ -37,61 +37,79 @@ class EventSimulator:
 
     def step(self, t_us: int, luminance: NDArray[np.float32]) -> Events:
         """Events in (previous time, t_us]; none for the first image, which only sets the references."""
-        level = np.log(luminance + np.float32(self._model.dark_level)).ravel()
+        light = luminance.ravel() + np.float32(self._model.dark_level)
         if self._time_us is None:
-            self._start(t_us, level, luminance.shape[1])
+            self._start(t_us, light, luminance.shape[1])
             return np.zeros(0, EVENT_DTYPE)
         start_us, self._time_us = self._time_us, t_us
-        signal = self._crossings(level, start_us, t_us)
-        self._level = level
-        return _sorted(np.concatenate([signal, self._background(start_us, t_us)]))
+        keys = [*self._crossings(light, start_us, t_us), self._background(start_us, t_us)]
+        self._light = light
+        return self._unpack(np.sort(np.concatenate(keys)), start_us)
 
-    def _start(self, t_us: int, level: NDArray[np.float32], width: int) -> None:
-        model, size = self._model, level.size
-        self._time_us, self._level, self._width = t_us, level, width
+    def _start(self, t_us: int, light: NDArray[np.float32], width: int) -> None:
+        model, size = self._model, light.size
+        self._time_us, self._light, self._width = t_us, light, width
+        self._pixel_bits = size.bit_length()
         spread = self._rng.normal(model.threshold, model.mismatch, size)
         self._thresholds = np.clip(spread, 0.5 * model.threshold, 2 * model.threshold).astype(np.float32)
         # Pixels have fired at different times before the recording: their references are not all fresh.
         stale = self._rng.uniform(-0.5, 0.5, size).astype(np.float32) if model.mismatch > 0 else np.float32(0)
-        self._reference = level + stale * self._thresholds
+        self._reference = np.log(light) + stale * self._thresholds
         self._last_us = np.full(size, -(1 << 62), np.int64)
+        # The luminance in which a pixel keeps silent: comparing with it spares the logarithm of every pixel.
+        self._silent_from, self._silent_to = np.empty(size, np.float32), np.empty(size, np.float32)
+        self._refresh_bounds(np.arange(size))
 
-    def _crossings(self, level: NDArray[np.float32], start_us: int, end_us: int) -> Events:
-        change = np.abs(level - self._reference)
-        pixels = np.flatnonzero(change >= self._thresholds)
-        thresholds, before, reference = self._thresholds[pixels], self._level[pixels], self._reference[pixels]
+    def _refresh_bounds(self, pixels: NDArray[np.int64]) -> None:
+        reference, thresholds = self._reference[pixels], self._thresholds[pixels]
+        self._silent_from[pixels] = np.exp(reference - thresholds)
+        self._silent_to[pixels] = np.exp(reference + thresholds)
+
+    def _crossings(self, light: NDArray[np.float32], start_us: int, end_us: int) -> list[NDArray[np.int64]]:
+        """Keys of the events that brightness causes; moves the references."""
+        pixels = np.flatnonzero((light <= self._silent_from) | (light >= self._silent_to))
+        level, before = np.log(light[pixels]), np.log(self._light[pixels])
+        thresholds, reference = self._thresholds[pixels], self._reference[pixels]
         # The small excess keeps rounding from losing a crossing that lies exactly on the end of the step.
-        counts = np.floor(change[pixels] / thresholds + 1e-4).astype(np.int64)
-        rising = level[pixels] > reference
+        counts = (np.abs(level - reference) / thresholds + np.float32(1e-4)).astype(np.int64)
+        rising = level > reference
         step = np.where(rising, thresholds, -thresholds)
-        slope = (end_us - start_us) / (level[pixels] - before)
         self._reference[pixels] = reference + counts * step
-        parts: list[Events] = []
+        self._refresh_bounds(pixels)
+        duration_us = end_us - start_us
+        moved = level - before
+        moved[moved == 0] = np.inf  # only rounding can leave a crossing to a pixel that did not change
+        us_per_level = duration_us / moved
+        first_us, every_us = (reference - before) * us_per_level, step * us_per_level
+        keys = []
         for crossing in range(1, int(counts.max(initial=0)) + 1):
-            some = counts >= crossing
+            some = np.flatnonzero(counts >= crossing)
+            offset_us = (first_us[some] + crossing * every_us[some]).clip(1, duration_us).astype(np.int64)
             index = pixels[some]
-            ahead = reference[some] + crossing * step[some] - before[some]
-            times = start_us + np.clip(np.rint(ahead * slope[some]), 1, end_us - start_us).astype(np.int64)
-            ready = times - self._last_us[index] >= self._model.refractory_us
-            index, times = index[ready], times[ready]
-            self._last_us[index] = times
-            parts.append(self._pack(index, times, rising[some][ready]))
-        return np.concatenate(parts) if parts else np.zeros(0, EVENT_DTYPE)
+            ready = start_us + offset_us - self._last_us[index] >= self._model.refractory_us
+            some, index, offset_us = some[ready], index[ready], offset_us[ready]
+            self._last_us[index] = start_us + offset_us
+            keys.append(self._pack(index, offset_us, rising[some]))
+        return keys
 
-    def _background(self, start_us: int, end_us: int) -> Events:
-        """Noise: events of either polarity, anywhere, at a constant mean rate a pixel."""
-        expected = self._model.noise_hz * self._level.size * (end_us - start_us) / 1e6
+    def _background(self, start_us: int, end_us: int) -> NDArray[np.int64]:
+        """Keys of noise: events of either polarity, anywhere, at a constant mean rate a pixel."""
+        expected = self._model.noise_hz * self._light.size * (end_us - start_us) / 1e6
         count = int(self._rng.poisson(expected))
-        index = self._rng.integers(0, self._level.size, count)
-        times = self._rng.integers(start_us + 1, end_us + 1, count)
-        return self._pack(index, times, self._rng.random(count) < 0.5)
+        index = self._rng.integers(0, self._light.size, count)
+        return self._pack(index, self._rng.integers(1, end_us - start_us + 1, count), self._rng.random(count) < 0.5)
 
-    def _pack(self, index: NDArray[np.int64], times: NDArray[np.int64], rising: NDArray[np.bool_]) -> Events:
-        events = np.empty(index.size, EVENT_DTYPE)
-        events["y"], events["x"] = np.divmod(index, self._width)
-        events["t"], events["p"] = times, rising
+    def _pack(
+        self, index: NDArray[np.int64], offset_us: NDArray[np.int64], rising: NDArray[np.bool_]
+    ) -> NDArray[np.int64]:
+        """One integer an event, time first, so that one plain sort orders them."""
+        return ((offset_us << self._pixel_bits | index) << 1) | rising
+
+    def _unpack(self, keys: NDArray[np.int64], start_us: int) -> Events:
+        events = np.empty(keys.size, EVENT_DTYPE)
+        index = (keys >> 1) & ((1 << self._pixel_bits) - 1)
+        events["y"] = y = index // self._width
+        events["x"] = index - y * self._width
+        events["t"] = (keys >> (self._pixel_bits + 1)) + start_us
+        events["p"] = keys & 1
         return events
-
-
-def _sorted(events: Events) -> Events:
-    return events[np.argsort(events["t"], kind="stable")]

@@ -8,7 +8,7 @@ SKIN: Rgb = (0.90, 0.70, 0.56)
 HAIR: Rgb = (0.22, 0.13, 0.07)
 TROUSERS: Rgb = (0.20, 0.21, 0.27)
 SHOE: Rgb = (0.08, 0.07, 0.07)
-FUR: Rgb = (0.62, 0.42, 0.22)
+FUR: Rgb = (0.40, 0.25, 0.12)
 
 
 def _leg(canvas: Canvas, hip: tuple[float, float], swing: float, length: float, thickness: float, colour: Rgb) -> None:

@@ -72,13 +72,25 @@ def paste(image: Planes, planes: Planes, placement: Placement) -> None:
     columns, column_index, column_weight = _sampling(left, zoom, planes.shape[2], image.shape[2])
     if row_index.size == 0 or column_index.size == 0:
         return
-    tall = planes[:, row_index]
-    tall += (planes[:, row_index + 1] - tall) * row_weight[:, None]
-    patch = tall[:, :, column_index]
-    patch += (tall[:, :, column_index + 1] - patch) * column_weight
+    tall = _between(planes, row_index, row_weight[:, None], axis=1)
+    patch = _between(tall, column_index, column_weight, axis=2)
     target = image[:, rows, columns]
     target *= 1 - patch[-1]
     target += patch[:-1]
+
+
+def _between(planes: Planes, index: NDArray[np.intp], weight: Planes, axis: int) -> Planes:
+    """Linear interpolation between neighbours along an axis."""
+    start, size = int(index[0]), index.size
+    if index[-1] - start == size - 1:  # unmagnified: views instead of gathers
+        ahead = (slice(None),) * axis
+        first, second = planes[*ahead, start : start + size], planes[*ahead, start + 1 : start + 1 + size]
+    else:
+        first, second = planes.take(index, axis=axis), planes.take(index + 1, axis=axis)
+    mixed: Planes = second - first
+    mixed *= weight
+    mixed += first
+    return mixed
 
 
 def _sampling(start: float, zoom: float, size: int, limit: int) -> tuple[slice, NDArray[np.intp], Planes]:

@@ -66,7 +66,7 @@ class Simulator:
         return Chunk(start_us, self._now_us, events, frame)
 
     def truth(self, start_us: int, end_us: int) -> SceneTruth:
-        """What is true at the end of a window (its last 0.4 s); known from a minute back to any time ahead."""
+        """What is true at the end of a window (its last 0.3 s); known from a minute back to any time ahead."""
         return observe(self._scene, start_us, end_us)
 
     def boxes(self, t_us: int) -> tuple[ObjectBox, ...]:

@@ -22,7 +22,7 @@ PAINT: dict[Colour, Rgb] = {
 UNIT_PX: dict[Kind, float] = {"car": 145, "truck": 152, "pedestrian": 140, "cyclist": 135, "ball": 98, "dog": 122}
 """Pixels of one unit at scale 1 (near)."""
 
-PHASES = 24
+PHASES = 16
 _DRAW = {
     "car": draw_car,
     "truck": draw_truck,
@@ -34,7 +34,7 @@ _DRAW = {
 _SIDE_EXTENT: dict[Kind, tuple[float, float]] = {
     "car": (1.0, 0.40),
     "truck": (1.0, 0.62),
-    "pedestrian": (0.38, 1.0),
+    "pedestrian": (0.46, 1.0),
     "cyclist": (1.0, 0.98),
     "ball": (1.0, 1.0),
     "dog": (1.0, 0.72),

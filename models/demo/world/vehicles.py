@@ -3,7 +3,7 @@
 from models.demo.world.canvas import Canvas, Rgb
 from models.demo.world.vocabulary import Direction
 
-GLASS: Rgb = (0.55, 0.75, 0.85)
+GLASS: Rgb = (0.26, 0.36, 0.44)
 TYRE: Rgb = (0.05, 0.05, 0.05)
 RIM: Rgb = (0.62, 0.62, 0.64)
 CHROME: Rgb = (0.40, 0.41, 0.43)
@@ -33,6 +33,9 @@ def draw_car(canvas: Canvas, paint: Rgb, facing: Direction, sine: float, cosine:
         canvas.polygon([(-0.01, 0.235), (0.20, 0.235), (0.105, 0.375), (-0.01, 0.375)], GLASS)
         canvas.polygon([(-0.5, 0.08), (0.5, 0.08), (0.49, 0.20), (0.28, 0.245), (-0.48, 0.245)], paint)
         canvas.box(-0.5, 0.07, 0.5, 0.11, dark)
+        for x in (-0.485, 0.485):
+            canvas.box(x - 0.015, 0.07, x + 0.015, 0.14, TYRE)
+        canvas.box(-0.035, 0.11, -0.023, 0.23, dark)
         canvas.box(0.43, 0.15, 0.5, 0.20, HEADLIGHT)
         canvas.box(-0.5, 0.16, -0.45, 0.21, TAIL_LIGHT)
         _wheel(canvas, -0.29, 0.105, sine, cosine)
