@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.sensors.contract import Events, Frame
+from app.sensors.contract import Events, Frame, Item
+from app.sensors.events import cut, in_order, join, select
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,3 +34,247 @@ class Window:
     closed_ns: int  # monotonic instant at which the window was complete
     partial: bool = False  # cut `lead` before the end, for a draft made ahead
     notes: tuple[str, ...] = ()  # what a reader should know: "frames repeated", "shorter than configured", …
+
+
+class Windower:
+    """Pushes go in, closed windows come out; synchronous, and driven by nothing but sensor time.
+
+    Window k is [first + k·hop, first + k·hop + length), `first` being the first item's sensor time. It closes when an
+    item at or after its end arrives, when `tick` says that sensor time has passed its end, or on `finish`. A window
+    without any event or frame is skipped and counted, so a jump in time costs nothing. With `lead_us`, every window is
+    also given out as a partial one, holding what came before end - lead, once sensor time passes that instant; its
+    `start_us` is that of the window it announces.
+
+    At the end of a recording, a remainder shorter than half a window is dropped (and counted) unless it is the only
+    window there would be; a longer one ends where its data end.
+
+    Memory: the items of the open windows, at most `max_events` events; events over that are dropped and counted.
+    """
+
+    def __init__(
+        self,
+        length_us: int,
+        hop_us: int,
+        num_frames: int = 8,
+        lead_us: int = 0,
+        max_events: int = 20_000_000,
+        *,
+        resolution: tuple[int, int],
+    ) -> None:
+        if not 0 < hop_us <= length_us:
+            raise ValueError(f"window hop {hop_us} µs: must be above 0 and at most the length, {length_us} µs")
+        if not 0 <= lead_us < length_us:
+            raise ValueError(f"window lead {lead_us} µs: must be at least 0 and below the length, {length_us} µs")
+        if num_frames < 1 or max_events < 1:
+            raise ValueError("a window needs at least one frame and one event")
+        self._length_us, self._hop_us, self._lead_us = length_us, hop_us, lead_us
+        self._num_frames, self._max_events, self._resolution = num_frames, max_events, resolution
+        self._first_us: int | None = None
+        self._now_us = 0  # the latest sensor time heard of, from an item or the clock
+        self._next = 0  # grid position of the next window to close
+        self._next_partial = 0
+        self._given = 0  # windows closed so far: the index of the next one
+        self._runs: deque[Events] = deque()
+        self._buffered = 0  # events in _runs
+        self._last_event_us = 0
+        self._frames: list[Frame] = []  # in time order
+        self._gap = 0  # empty windows skipped since the last one given out
+        self._over = 0  # events dropped over the limit since the last window given out
+        self.late_events = 0  # dropped: they ran backwards, or their window had closed
+        self.late_frames = 0
+        self.excess_events = 0  # dropped: over max_events
+        self.empty_windows = 0  # skipped: nothing in them
+        self.dropped_remainders = 0
+
+    def push(self, item: Item) -> list[Window]:
+        """Take one run of events or one frame; the windows it closes, oldest first."""
+        if isinstance(item, Events) and not len(item):
+            return []
+        if self._first_us is None:
+            self._first_us = int(item.t[0]) if isinstance(item, Events) else item.t_us
+            self._now_us = self._last_event_us = self._first_us
+        last_us = self._keep_events(item) if isinstance(item, Events) else self._keep_frame(item)
+        self._now_us = max(self._now_us, last_us)
+        return self._advance()
+
+    def tick(self, now_us: int) -> list[Window]:
+        """Sensor time is known, from a clock, to have reached `now_us` and all items before it to have arrived."""
+        if self._first_us is None:
+            return []
+        self._now_us = max(self._now_us, now_us)
+        return self._advance()
+
+    def finish(self) -> list[Window]:
+        """The stream has ended: the windows that are still open and hold enough."""
+        windows: list[Window] = []
+        if self._first_us is None:
+            return windows
+        end_us = max(int(self._runs[-1].t[-1]) if self._runs else 0, self._frames[-1].t_us if self._frames else 0) + 1
+        while self._start(self._next) < end_us:
+            start_us = self._start(self._next)
+            have_us = end_us - start_us
+            self._next += 1
+            if 2 * have_us < self._length_us and self._given:
+                self.dropped_remainders += 1
+            elif have_us >= 0.95 * self._length_us:  # the last item of a full window rarely is at its very end
+                windows += self._close(start_us, start_us + self._length_us)
+            else:
+                note = f"shorter than configured: {have_us / 1e6:.3f} s of {self._length_us / 1e6:g} s"
+                windows += self._close(start_us, end_us, note)
+        self._runs.clear()
+        self._frames.clear()
+        self._buffered = 0
+        return windows
+
+    def _start(self, position: int) -> int:
+        return (self._first_us or 0) + position * self._hop_us
+
+    def _keep_events(self, events: Events) -> int:
+        """Keep what is in order and belongs to an open window; the latest sensor time in it."""
+        floor_us = max(self._last_event_us, self._start(self._next))
+        kept = in_order(events)
+        kept = cut(kept, floor_us, int(kept.t[-1]) + 1)
+        self.late_events += len(events) - len(kept)
+        if not len(kept):
+            return floor_us
+        self._last_event_us = int(kept.t[-1])
+        over = self._buffered + len(kept) - self._max_events
+        if over > 0:
+            over = min(over, len(kept))
+            self._over += over
+            self.excess_events += over
+            kept = select(kept, slice(max(0, len(kept) - over)))
+        if len(kept):
+            self._runs.append(kept)
+            self._buffered += len(kept)
+        return self._last_event_us
+
+    def _keep_frame(self, frame: Frame) -> int:
+        """Frames may come somewhat after events of the same instant: any open window still takes them."""
+        if frame.t_us < self._start(self._next):
+            self.late_frames += 1
+        else:
+            insort(self._frames, frame, key=lambda f: f.t_us)
+        return frame.t_us
+
+    def _advance(self) -> list[Window]:
+        """Close, and give out in part, whatever sensor time has passed, in the order of those instants."""
+        windows: list[Window] = []
+        while (end_us := self._start(self._next) + self._length_us) <= self._now_us:
+            windows += self._partials(end_us)
+            windows += self._close(end_us - self._length_us, end_us)
+            self._next += 1
+            self._forget()
+            self._skip_empty()
+        return windows + self._partials(self._now_us)
+
+    def _partials(self, until_us: int) -> list[Window]:
+        """The partial windows whose instant is at or before `until_us`, unless sensor time has passed their end."""
+        windows: list[Window] = []
+        if not self._lead_us:
+            return windows
+        self._next_partial = max(self._next_partial, self._next)
+        while (ready_us := self._start(self._next_partial) + self._length_us - self._lead_us) <= until_us:
+            start_us = self._start(self._next_partial)
+            ahead = self._next_partial - self._next
+            self._next_partial += 1
+            if self._now_us < start_us + self._length_us:
+                window = self._cut(start_us, ready_us, start_us + self._length_us, self._given + ahead, partial=True)
+                windows += [window] if window else []
+        return windows
+
+    def _close(self, start_us: int, end_us: int, *notes: str) -> list[Window]:
+        window = self._cut(start_us, end_us, end_us, self._given, notes=notes)
+        if window is None:
+            self._gap += 1
+            self.empty_windows += 1
+            return []
+        self._given += 1
+        self._gap = self._over = 0
+        return [window]
+
+    def _cut(
+        self, start_us: int, until_us: int, end_us: int, index: int, partial: bool = False, notes: Sequence[str] = ()
+    ) -> Window | None:
+        """The window [start, end) with what lies before `until`; None when nothing does."""
+        events = join([cut(run, start_us, until_us) for run in self._runs])
+        frames = self._frames[self._frame_at(start_us) : self._frame_at(until_us)]
+        if not len(events) and not frames:
+            return None
+        chosen, unused = choose_frames(frames, start_us, end_us, self._num_frames)
+        real = sum(not frame.repeat for frame in chosen)
+        told = list(notes)
+        if 0 < real < len(chosen):
+            told.append(f"frames repeated: {real} real")
+        if self._gap:
+            told.append(f"time jumped: {self._gap} empty windows before this one were skipped")
+        if self._over:
+            told.append(f"too many events: {self._over} over the limit of {self._max_events} were dropped")
+        return Window(
+            index=index,
+            start_us=start_us,
+            end_us=end_us,
+            events=events,
+            frames=chosen,
+            unused_frames=unused,
+            resolution=self._resolution,
+            closed_ns=time.monotonic_ns(),
+            partial=partial,
+            notes=tuple(told),
+        )
+
+    def _frame_at(self, t_us: int) -> int:
+        return bisect_left(self._frames, t_us, key=lambda f: f.t_us)
+
+    def _forget(self) -> None:
+        """Let go of what no open window holds."""
+        start_us = self._start(self._next)
+        while self._runs and self._runs[0].t[-1] < start_us:
+            self._buffered -= len(self._runs.popleft())
+        del self._frames[: self._frame_at(start_us)]
+
+    def _skip_empty(self) -> None:
+        """Go on to the first window that holds anything there is, or that sensor time has not passed yet."""
+        event_us = self._now_us
+        for run in self._runs:
+            later = cut(run, self._start(self._next), int(run.t[-1]) + 1)
+            if len(later):
+                event_us = int(later.t[0])
+                break
+        next_us = min(event_us, self._frames[0].t_us if self._frames else self._now_us, self._now_us)
+        skipped = max(0, (next_us - self._start(self._next) - self._length_us) // self._hop_us + 1)
+        self._next += skipped
+        self._gap += skipped
+        self.empty_windows += skipped
+        if skipped:
+            self._forget()
+
+
+def choose_frames(
+    frames: Sequence[Frame], start_us: int, end_us: int, count: int
+) -> tuple[tuple[WindowFrame, ...], tuple[Frame, ...]]:
+    """`count` frames evenly spaced over [start, end), and those not chosen.
+
+    Number i stands for the instant start + (i + ½)·length/count; the nearest real frame is taken (the earlier of two
+    equally near), again if need be, and then marked as a repeat. `frames` is in time order; none give none.
+    """
+    if not frames:
+        return (), ()
+    times = [frame.t_us for frame in frames]
+    picks: list[int] = []
+    for i in range(count):
+        ideal_us = start_us + (2 * i + 1) * (end_us - start_us) / (2 * count)
+        after = bisect_left(times, ideal_us)
+        near = [j for j in (after - 1, after) if 0 <= j < len(times)]
+        picks.append(min(near, key=lambda j: abs(times[j] - ideal_us)))
+    chosen = tuple(WindowFrame(frames[j], repeat=j in picks[:i]) for i, j in enumerate(picks))
+    used = set(picks)
+    return chosen, tuple(frame for j, frame in enumerate(frames) if j not in used)
+
+
+def drafter_events(window: Window, span_us: int) -> Events:
+    """The last `span_us` of what a window holds: before its end, or before its last event where it is partial."""
+    if not len(window.events):
+        return window.events
+    end_us = int(window.events.t[-1]) + 1 if window.partial else window.end_us
+    return cut(window.events, max(window.start_us, end_us - span_us), end_us)

@@ -1,1 +1,5 @@
-"""Every source of events and frames behind one small contract; pacing, seeking and looping wrap a source. Knows no models."""
+"""Every source of events and frames behind one small contract; pacing and looping wrap a source.
+
+May import nothing of `decoding`, `publishing` or the configuration; `synthetic` alone imports the demo world of
+`models`.
+"""

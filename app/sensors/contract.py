@@ -10,6 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+class SourceError(Exception):
+    """A source cannot be opened or read: one line that says what, where and what to do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Events:
     """A run of events in time order: t int64 µs, x and y int16 pixels, p uint8 in {0, 1}; all of one length."""
@@ -59,3 +63,15 @@ class Source(Protocol):
 
     async def close(self) -> None:
         """Release the device or file; a closed source may not be iterated again."""
+
+
+class RecordedSource(Source, Protocol):
+    """A source that replays something finite and can say what was wrong or missing with it."""
+
+    @property
+    def ended_early(self) -> str | None:
+        """Why the stream ended before the recording's intended end; None while it runs and after a clean end."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know before the replay starts: "no events: the target captions alone", …"""

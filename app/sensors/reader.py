@@ -1,0 +1,286 @@
+"""Reads an AEDAT4 file through dv-processing in a process of its own and writes what it holds to a pipe.
+
+Why a process: dv-processing is C++ that holds the GIL for whole calls, never returns from some damaged packets and may
+crash on others. Here none of that reaches the event loop; an alarm ends the process when one call stalls, and the pipe
+bounds memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import dv_processing as dv
+import numpy as np
+from numpy.typing import NDArray
+
+from app.sensors.aedat4 import NO_TABLE, copy_without_table, table_position
+from app.sensors.contract import Events
+from app.sensors.events import batches, cut, select
+from app.sensors.protocol import FRAME, HEADER
+
+BATCH_US = 5_000
+SEEK_STEP_US = 100_000  # one random access; doubled over empty stretches
+SEEK_STEP_MAX_US = 2_000_000
+LONGEST_US = 366 * 86_400_000_000  # a longer time range is damage, not a recording
+MEMORY_BYTES = 6 << 30  # a damaged length must not take the machine down
+
+T = TypeVar("T")
+RawFrame = tuple[int, NDArray[np.uint8]]  # sensor time in µs; [H, W, 3] RGB or [H, W] grey
+
+
+class Unreadable(Exception):
+    """The file holds nothing that can be read; the text says why, without the file's name."""
+
+
+def first_line(error: BaseException) -> str:
+    """dv-processing's errors carry C++ traces of many lines; the sentence in them that a person can use."""
+    text = str(error)
+    if "End-Of-File" in text:
+        return "it ends before its first packet"
+    line = next((part.strip() for part in text.splitlines() if part.strip()), type(error).__name__)
+    return line.removeprefix("AEDAT4.0: ").rstrip(".")
+
+
+class Reader:
+    """One open recording: peeks at both streams, then yields events and frames in time order."""
+
+    def __init__(self, path: Path, stall_s: float) -> None:
+        self._path, self._stall_s = path, stall_s
+        self.damage: str | None = None  # why the end of the recording is not what was recorded
+        self.dropped = 0  # events that no sensor of this size could have sent at that time
+        self._recording = self._open()
+        self.streams = list(self._recording.getStreamNames())
+        self.has_events = self._first("E")
+        self.has_frames = self._first("F")
+        first, last = (int(t) for t in self._recording.getTimeRange())
+        if (self.has_events or self.has_frames) and not 0 <= last - first <= LONGEST_US:
+            raise Unreadable("its timestamps are damaged")
+        self.start_us, self.end_us = first, last + 1
+        self.resolution = self._resolution()
+        self._call(self._recording.resetSequentialRead)
+
+    def _call(self, function: Callable[..., T], *args: Any, seconds: float | None = None) -> T:
+        """A call into dv-processing; the alarm's default action ends this process even while C++ holds the GIL."""
+        signal.setitimer(signal.ITIMER_REAL, seconds or self._stall_s)
+        try:
+            return function(*args)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _open(self) -> Any:
+        scan_s = 3 * self._stall_s + self._path.stat().st_size / 20e6  # without a table dv reads every packet
+        try:
+            found = table_position(self._path)
+            if found is None or found[1] == NO_TABLE:
+                self.damage = "never closed (file table missing)"
+            return self._call(dv.io.MonoCameraRecording, str(self._path), seconds=scan_s)
+        except ValueError as error:
+            raise Unreadable(str(error)) from error
+        except RuntimeError as error:
+            if "FileDataTable" not in str(error):
+                raise Unreadable(first_line(error)) from error
+            missing = "not present" in str(error)
+        self.damage = "truncated (file table missing)" if missing else "damaged (file table unreadable)"
+        with tempfile.TemporaryDirectory(prefix="event-captioner-") as folder:  # an open file outlives its name
+            copy = Path(folder) / "recording.aedat4"
+            copy_without_table(self._path, copy)
+            try:
+                return self._call(dv.io.MonoCameraRecording, str(copy), seconds=scan_s)
+            except RuntimeError as error:
+                raise Unreadable(f"{self.damage}; {first_line(error)}") from error
+
+    def _first(self, kind: str) -> bool:
+        """Whether a stream holds anything: recorders declare streams that stay empty."""
+        r = self._recording
+        try:
+            if kind == "E":
+                return bool(r.isEventStreamAvailable() and self._call(r.getNextEventBatch) is not None)
+            return bool(r.isFrameStreamAvailable() and self._call(r.getNextFrame) is not None)
+        except RuntimeError as error:
+            self.damage = f"damaged: {first_line(error)}"
+            return False
+
+    def _resolution(self) -> tuple[int, int]:
+        r = self._recording
+        size = r.getEventResolution() if r.isEventStreamAvailable() else None
+        if size is None and r.isFrameStreamAvailable():
+            size = r.getFrameResolution()
+        width, height = (int(side) for side in size) if size is not None else (0, 0)
+        if (self.has_events or self.has_frames) and not (0 < width < 1 << 15 and 0 < height < 1 << 15):
+            raise Unreadable(f"its resolution is damaged ({width} × {height})")
+        return width, height
+
+    def info(self) -> dict[str, Any]:
+        return {
+            "camera": str(self._recording.getCameraName()),
+            "resolution": self.resolution,
+            "has_events": self.has_events,
+            "has_frames": self.has_frames,
+            "start_us": self.start_us,
+            "end_us": self.end_us,
+            "streams": self.streams,
+            "damage": self.damage,
+        }
+
+    def _stores(self, start_us: int, end_us: int) -> Iterator[Any]:
+        """Event stores that cover [start_us, end_us), in order; sequential where nothing is skipped."""
+        if start_us <= self.start_us:
+            while (store := self._call(self._recording.getNextEventBatch)) is not None:
+                yield store
+                if len(store) and store.getHighestTime() >= end_us:
+                    return
+            return
+        at, step = start_us, SEEK_STEP_US
+        while at < end_us:
+            store = self._call(self._recording.getEventsTimeRange, at, min(at + step, end_us))
+            found = store is not None and len(store) > 0
+            if found and step > SEEK_STEP_US:  # past an empty stretch: come back with a step that bounds memory
+                at, step = store.getLowestTime(), SEEK_STEP_US
+                continue
+            if found:
+                yield store
+            at, step = at + step, SEEK_STEP_US if found else min(step * 2, SEEK_STEP_MAX_US)
+
+    def _events(self, start_us: int, end_us: int) -> Iterator[Events]:
+        """Batches of at most BATCH_US, of events a sensor of this size can have sent, time never running backwards."""
+        last_us = start_us
+        width, height = self.resolution
+        for store in self._stores(start_us, end_us):
+            raw = store.numpy()
+            t, x, y = (np.ascontiguousarray(raw[name]) for name in ("timestamp", "x", "y"))
+            events = Events(t, x, y, np.ascontiguousarray(raw["polarity"]).astype(np.uint8))
+            sane = (t < self.end_us) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
+            sane &= t >= np.maximum.accumulate(np.where(sane, t, last_us))
+            if not sane.all():
+                self.dropped += int(len(t) - np.count_nonzero(sane))
+                events = select(events, sane)
+            if len(events) and events.t[0] < last_us:  # before the start, or a packet that runs backwards
+                kept = cut(events, last_us, self.end_us)
+                self.dropped += len(events) - len(kept) if last_us > start_us else 0
+                events = kept
+            events = cut(events, start_us, end_us)
+            if len(events):
+                last_us = int(events.t[-1])
+                yield from batches(events, start_us, BATCH_US)
+
+    def _frames(self, start_us: int, end_us: int) -> Iterator[RawFrame]:
+        last_us = start_us
+        while (frame := self._call(self._recording.getNextFrame)) is not None:
+            if frame.timestamp >= end_us:
+                return
+            if frame.timestamp < last_us:
+                continue
+            last_us = int(frame.timestamp)
+            image = np.asarray(frame.image)
+            if image.dtype != np.uint8 or image.size == 0:
+                continue
+            if image.ndim == 3:
+                image = image[:, :, 0] if image.shape[2] == 1 else image[:, :, 2::-1]  # BGR(A) to RGB
+            yield last_us, np.ascontiguousarray(image)
+
+    def items(self, start_us: int, end_us: int) -> Iterator[Events | RawFrame]:
+        """Events and frames of [start_us, end_us) in time order; what damage hides is told in `damage`."""
+        events = self._guarded(self._events(start_us, end_us)) if self.has_events else iter(())
+        frames = self._guarded(self._frames(start_us, end_us)) if self.has_frames else iter(())
+        run, frame = next(events, None), next(frames, None)
+        while run is not None or frame is not None:
+            if run is None or (frame is not None and frame[0] <= run.t[0]):
+                assert frame is not None
+                yield frame
+                frame = next(frames, None)
+            elif frame is not None and frame[0] <= run.t[-1]:
+                yield cut(run, int(run.t[0]), frame[0])
+                run = cut(run, frame[0], int(run.t[-1]) + 1)
+            else:
+                yield run
+                run = next(events, None)
+
+    def _guarded(self, stream: Iterator[T]) -> Iterator[T]:
+        try:
+            yield from stream
+        except RuntimeError as error:
+            self.damage = f"damaged: {first_line(error)}"
+
+    def describe(self) -> dict[str, Any]:
+        """Counts of everything, by reading all of it."""
+        r, counts, last = self._recording, {"events": 0, "frames": 0, "imu": 0, "triggers": 0}, self.start_us
+        first: int | None = None
+        grey: bool | None = None
+        size: tuple[int, int] | None = None
+        for item in self.items(self.start_us, self.end_us):
+            if isinstance(item, Events):
+                counts["events"] += len(item)
+                first = int(item.t[0]) if first is None else first
+                last = int(item.t[-1])
+            else:
+                counts["frames"] += 1
+                grey, size = item[1].ndim == 2, (item[1].shape[1], item[1].shape[0])
+        for name, available, read in (
+            ("imu", r.isImuStreamAvailable, r.getNextImuBatch),
+            ("triggers", r.isTriggerStreamAvailable, r.getNextTriggerBatch),
+        ):
+            try:
+                while available() and (batch := self._call(read)) is not None:
+                    counts[name] += len(batch)
+            except RuntimeError as error:
+                self.damage = self.damage or f"damaged: {first_line(error)}"
+        return self.info() | {
+            "counts": counts,
+            "grey": grey,
+            "frame_size": size,
+            "events_span_us": last - first + 1 if first is not None else 0,
+            "dropped": self.dropped,
+            "damage": self.damage,
+        }
+
+
+def main(argv: list[str]) -> None:
+    """`reader FD PATH STALL_S describe` or `reader FD PATH STALL_S START_S DURATION_S` (negative: to the end)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the parent's to handle
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
+    pipe = os.fdopen(int(argv[0]), "wb")
+
+    def send(kind: bytes, *parts: bytes) -> None:
+        pipe.write(HEADER.pack(kind, sum(len(part) for part in parts)))
+        for part in parts:
+            pipe.write(part)
+        pipe.flush()
+
+    def send_json(kind: bytes, value: dict[str, Any]) -> None:
+        send(kind, json.dumps(value).encode())
+
+    try:
+        reader = Reader(Path(argv[1]), float(argv[2]))
+        if argv[3] == "describe":
+            send_json(b"I", reader.describe())
+            return
+        start_us = reader.start_us + round(float(argv[3]) * 1e6)
+        duration_us = round(float(argv[4]) * 1e6)
+        end_us = reader.end_us if duration_us < 0 else min(reader.end_us, start_us + duration_us)
+        send_json(b"I", reader.info())
+        for item in reader.items(start_us, end_us):
+            if isinstance(item, Events):
+                send(b"E", item.t.tobytes(), item.x.tobytes(), item.y.tobytes(), item.p.tobytes())
+            else:
+                t_us, image = item
+                channels = image.shape[2] if image.ndim == 3 else 1
+                send(b"F", FRAME.pack(t_us, *image.shape[:2], channels), image.tobytes())
+        send_json(b"Z", {"ended_early": reader.damage, "dropped": reader.dropped})
+    except BrokenPipeError:
+        os._exit(0)  # nobody listens any more
+    except Unreadable as error:
+        send_json(b"X", {"error": str(error)})
+    except Exception as error:
+        send_json(b"X", {"error": first_line(error)})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,208 @@
+"""Windows: half-open, complete, in order, whatever the batches look like."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.sensors.contract import Events, Frame, Item
+from app.windows import Window, Windower, choose_frames, drafter_events
+
+LENGTH = 1000
+
+
+def events(*times: int) -> Events:
+    t = np.array(times, np.int64)
+    return Events(t, np.arange(len(t), dtype=np.int16), np.zeros(len(t), np.int16), np.zeros(len(t), np.uint8))
+
+
+def frame(t_us: int) -> Frame:
+    return Frame(t_us, np.zeros((2, 2, 3), np.uint8))
+
+
+def windower(length: int = LENGTH, hop: int = LENGTH, **options: int) -> Windower:
+    return Windower(length, hop, resolution=(4, 4), **options)
+
+
+def run(cutter: Windower, items: list[Item]) -> list[Window]:
+    windows: list[Window] = []
+    for item in items:
+        windows += cutter.push(item)
+    return windows + cutter.finish()
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> tuple[list[Item], list[int], list[int]]:
+    """A merged stream in random batches, with its event times and frame times."""
+    times = sorted(draw(st.lists(st.integers(0, 8000), min_size=1, max_size=80)))
+    frames = sorted(draw(st.lists(st.integers(0, 8000), max_size=30, unique=True)))
+    items: list[Item] = []
+    rest, marks = list(times), [*frames, 10_000]
+    for mark in marks:
+        before = [t for t in rest if t < mark]
+        rest = rest[len(before) :]
+        while before:
+            size = draw(st.integers(1, len(before)))
+            items.append(events(*before[:size]))
+            before = before[size:]
+        if mark < 10_000:
+            items.append(frame(mark))
+    return items, times, frames
+
+
+@settings(max_examples=150, deadline=None)
+@given(streams(), st.sampled_from([1000, 500, 250]), st.sampled_from([0, 100, 400]))
+def test_every_event_is_in_as_many_windows_as_cover_it(
+    stream: tuple[list[Item], list[int], list[int]], hop: int, lead: int
+) -> None:
+    items, times, frames = stream
+    cutter = windower(hop=hop, lead_us=lead)
+    given_out = run(cutter, items)
+    windows = [w for w in given_out if not w.partial]
+    first, last = min(times + frames), max(times + frames)
+    seen: Counter[int] = Counter()
+    for window in windows:
+        t = window.events.t
+        assert (np.diff(t) >= 0).all()
+        assert ((t >= window.start_us) & (t < window.end_us)).all()
+        assert (window.start_us - first) % hop == 0
+        expected = [x for x in times if window.start_us <= x < window.end_us]
+        assert t.tolist() == expected
+        seen.update(t.tolist())
+        inside = {x for x in frames if window.start_us <= x < window.end_us}
+        chosen = [w.frame.t_us for w in window.frames]
+        assert len(chosen) == (8 if inside else 0)
+        assert chosen == sorted(chosen)
+        assert {f.frame.t_us for f in window.frames if not f.repeat} | {f.t_us for f in window.unused_frames} == inside
+        assert sum(not f.repeat for f in window.frames) + len(window.unused_frames) == len(inside)
+    for t, count in Counter(times).items():
+        if first + LENGTH <= t < last - LENGTH:  # neither the ramp at the start nor the remainder at the end
+            assert seen[t] == count * (LENGTH // hop)
+    assert [w.index for w in windows] == list(range(len(windows)))
+    assert [w.start_us for w in windows] == sorted({w.start_us for w in windows})
+    assert cutter.late_events == cutter.late_frames == cutter.excess_events == 0
+    for window in (w for w in given_out if w.partial):
+        final = [w for w in windows if w.start_us == window.start_us]
+        assert not final or final[0].events.t[: len(window.events)].tolist() == window.events.t.tolist()
+        assert (window.events.t < window.end_us - lead).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(streams())
+def test_batching_does_not_matter(stream: tuple[list[Item], list[int], list[int]]) -> None:
+    items, _, _ = stream
+    one_by_one: list[Item] = []
+    for item in items:
+        one_by_one += [item] if isinstance(item, Frame) else [events(int(t)) for t in item.t]
+
+    def told(windows: list[Window]) -> list[tuple[int, int, list[int], list[int]]]:
+        return [(w.start_us, w.end_us, w.events.t.tolist(), [f.frame.t_us for f in w.frames]) for w in windows]
+
+    assert told(run(windower(), items)) == told(run(windower(), one_by_one))
+
+
+def test_short_recording_is_one_window() -> None:
+    (window,) = run(windower(), [events(0, 10), frame(11), events(129)])
+    assert (window.start_us, window.end_us, len(window.events)) == (0, 130, 3)
+    assert "frames repeated: 1 real" in window.notes
+    assert any(note.startswith("shorter than configured") for note in window.notes)
+    assert [f.repeat for f in window.frames] == [False] + [True] * 7
+
+
+def test_short_remainder_is_dropped_and_long_one_kept() -> None:
+    cutter = windower()
+    assert len(run(cutter, [events(0), events(1400)])) == 1
+    assert cutter.dropped_remainders == 1
+    windows = run(windower(), [events(0), events(1700)])
+    assert [(w.start_us, w.end_us) for w in windows] == [(0, 1000), (1000, 1701)]
+    full = run(windower(), [events(0), events(1990)])[1]
+    assert (full.end_us, full.notes) == (2000, ())
+
+
+def test_still_scene_gives_windows_of_frames() -> None:
+    windows = run(windower(), [frame(t) for t in range(0, 3000, 100)])
+    assert [len(w.events) for w in windows] == [0, 0, 0]
+    assert [len(w.unused_frames) for w in windows] == [2, 2, 2]
+
+
+def test_no_frames_is_a_window_without_frames() -> None:
+    assert run(windower(), [events(0, 999)])[0].frames == ()
+
+
+def test_time_jump_skips_ahead() -> None:
+    cutter = windower(lead_us=300)
+    windows = [w for w in run(cutter, [events(0, 5), events(10**15), events(10**15 + 900)]) if not w.partial]
+    assert len(windows) == 2
+    assert windows[1].start_us == 10**15
+    assert cutter.empty_windows == 10**12 - 1
+    assert any("time jumped" in note for note in windows[1].notes)
+
+
+def test_time_that_runs_backwards_is_counted_and_dropped() -> None:
+    cutter = windower()
+    windows = run(cutter, [events(0, 500), events(400, 600), events(1200), frame(100), events(1300, 1250, 1900)])
+    assert [w.events.t.tolist() for w in windows] == [[0, 500, 600], [1200, 1300, 1900]]
+    assert (cutter.late_events, cutter.late_frames) == (2, 1)
+
+
+def test_partial_comes_before_the_window_and_holds_what_came_before() -> None:
+    cutter = windower(lead_us=200)
+    assert cutter.push(events(0, 700)) == []
+    (partial,) = cutter.push(events(810, 820))
+    assert (partial.partial, partial.end_us, partial.events.t.tolist()) == (True, 1000, [0, 700])
+    assert cutter.push(events(900)) == []
+    (window,) = cutter.push(frame(1000))
+    assert (window.partial, window.events.t.tolist()) == (False, [0, 700, 810, 820, 900])
+
+
+def test_tick_closes_and_leads_without_items() -> None:
+    cutter = windower(lead_us=200)
+    assert cutter.tick(5000) == []
+    cutter.push(events(0))
+    assert [w.partial for w in cutter.tick(800)] == [True]
+    assert [w.partial for w in cutter.tick(1000)] == [False]
+    assert cutter.tick(10**12) == []
+    assert cutter.finish() == []
+
+
+def test_events_over_the_limit_are_counted_and_said() -> None:
+    cutter = windower(max_events=3)
+    (window,) = run(cutter, [events(0, 1), events(2, 3, 4), events(5)])
+    assert window.events.t.tolist() == [0, 1, 2]
+    assert cutter.excess_events == 3
+    assert any("too many events: 3" in note for note in window.notes)
+
+
+def test_memory_is_bounded_by_the_open_windows() -> None:
+    cutter = windower(hop=250)
+    for t in range(0, 100_000, 10):
+        cutter.push(events(t))
+        cutter.push(frame(t))
+        assert len(cutter._runs) <= 101
+        assert len(cutter._frames) <= 101
+
+
+def test_frames_are_evenly_spaced_among_the_real_ones() -> None:
+    chosen, unused = choose_frames([frame(t) for t in range(0, 800, 25)], 0, 800, 8)
+    assert [f.frame.t_us for f in chosen] == [50, 150, 250, 350, 450, 550, 650, 750]
+    assert len(unused) == 24
+
+
+def test_drafter_takes_the_end_of_the_window() -> None:
+    (window,) = run(windower(), [events(*range(1000))])
+    assert drafter_events(window, 50).t.tolist() == list(range(950, 1000))
+    cutter = windower(lead_us=200)
+    cutter.push(events(*range(700)))
+    (partial,) = cutter.push(frame(850))
+    assert drafter_events(partial, 50).t.tolist() == list(range(650, 700))
+    assert len(drafter_events(partial, 5000)) == 700
+
+
+@pytest.mark.parametrize(("length", "hop", "lead"), [(0, 0, 0), (10, 11, 0), (10, 5, 10)])
+def test_impossible_settings_are_refused(length: int, hop: int, lead: int) -> None:
+    with pytest.raises(ValueError, match="window"):
+        Windower(length, hop, lead_us=lead, resolution=(1, 1))
