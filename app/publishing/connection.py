@@ -37,6 +37,7 @@ _paho_log.setLevel(logging.CRITICAL)  # what it says, our own errors say in one 
 
 _V5, _V311 = aiomqtt.ProtocolVersion.V5, aiomqtt.ProtocolVersion.V311
 _REPLY_S = 5.0  # the longest wait for an answer of the broker
+_V5_REPLY_S = 2.0  # for the first answer to MQTT 5, which an older broker may meet with silence
 _FAREWELL_S = 2.0  # for the last words of a clean stop
 _CREDENTIALS = {4, 5, 134, 135}  # refusals that no other protocol version mends; 3.1.1 and 5 number them differently
 
@@ -130,6 +131,7 @@ class Connection:
         try:
             async with client:
                 self.connections += 1
+                client.timeout = _REPLY_S
                 try:
                     await self._serve(client)
                 finally:
@@ -251,7 +253,7 @@ class Connection:
             protocol=self.protocol,
             will=aiomqtt.Will(self._topics.status, _encode(will), topics.STATUS.qos, self._retain),
             keepalive=self._keepalive_s,
-            timeout=_REPLY_S,
+            timeout=_V5_REPLY_S if self.protocol is _V5 and not self.connections else _REPLY_S,
             max_queued_incoming_messages=100,
             tls_context=self._tls,
             logger=_paho_log,

@@ -51,7 +51,7 @@ class Publisher:
         self.topics = topics.Topics(self.node, root)
         self.replay = replay
         self.session = uuid.uuid4().hex[:12]
-        self.outbox = outbox or Outbox()
+        self.outbox = Outbox() if outbox is None else outbox
         self._clock = clock or Clock("recording" if replay else "sensor")
         self._drafts = drafts
         self._last_expiry_s = last_expiry_s
