@@ -1,7 +1,7 @@
 """Events to images, exactly as EventGPT's own rasteriser (`generate_event_image`) draws them, vectorised.
 
 A stream is cut into slices of equal event *count* (`total // slices`, the last takes the rest). Each slice is one RGB
-image: white ground, an event with p == 0 paints (0, 0, 255), any other (255, 0, 0), a later event overwrites an earlier.
+image: white ground; an event with p == 0 paints (0, 0, 255), any other (255, 0, 0); later events paint over earlier.
 """
 
 from __future__ import annotations

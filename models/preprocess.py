@@ -1,4 +1,4 @@
-"""CLIP's preprocessing as the published processors do it: Pillow bicubic to the shortest edge, centre crop, normalise."""
+"""CLIP's preprocessing as the published processors do it: bicubic (Pillow) shortest edge, centre crop, normalise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
-# A channel value is one of 256, so rescaling and normalising is a table look-up: [3, 256], rounded as the processors do.
+# A channel value is one of 256, so rescaling and normalising is a table look-up, [3, 256], rounded as published.
 _GREY = (np.arange(256) / 255).astype(np.float32)
 _TABLE = (_GREY - np.array(MEAN, np.float32)[:, None]) / np.array(STD, np.float32)[:, None]
 

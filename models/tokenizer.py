@@ -12,15 +12,14 @@ from numpy.typing import NDArray
 
 from models.errors import ModelError
 
-_FUNCTION_WORDS = frozenset(
-    (
-        "a an the this that these those it its they their there here he she his her we our you your i my is are "
-        "was were be been being am do does did has have had will would can could may might must shall should and "
-        "or but nor so as if than then while when where which who whom whose what of to in on at by for from with "
-        "without into onto over under through up down out off about after before between near toward towards along "
-        "across not no s"
-    ).split()  # noqa: SIM905 - a hundred quoted words are harder to read
-)
+_GRAMMAR = """
+a an the this that these those it its they their there here he she his her we our you your i my is are
+was were be been being am do does did has have had will would can could may might must shall should and
+or but nor so as if than then while when where which who whom whose what of to in on at by for from with
+without into onto over under through up down out off about after before between near toward towards along
+across not no s
+"""
+_FUNCTION_WORDS = frozenset(_GRAMMAR.split())
 
 
 class Tokenizer(ABC):

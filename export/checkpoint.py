@@ -1,0 +1,188 @@
+"""From a checkpoint to a model folder: weights once, three graphs that point into them, a manifest; checked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+
+from export.graphs import attach, decoder_graph, tree_graph, vision_graph
+from export.parity import check_parity
+from models import eventgpt, video_llava
+from models.checkpoint import Names, load_tensors, place, read_config, weight_files
+from models.errors import ModelError
+from models.manifest import FORMAT, MANIFEST
+from models.prompts import QUESTION, eventgpt_prompt, video_llava_prompt
+from models.stored import StoredTensor, sha256, stored_tensors
+from models.tokenizer import load_tokenizer
+
+TOLERANCE = 1e-4
+_SIDE_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+_STORAGE = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that can be exported: its role, how its checkpoints name tensors, and how many frames a window has."""
+
+    role: str
+    load: Callable[[Path], Any]
+    names: Names
+    frames: int
+
+
+NETWORKS = {
+    eventgpt.MODEL_TYPE: Network("drafter", eventgpt.EventGPT.load, eventgpt.NAMES, eventgpt.EVENT_FRAMES),
+    video_llava.MODEL_TYPE: Network("target", video_llava.VideoLlava.load, video_llava.NAMES, video_llava.FRAMES),
+}
+
+
+def export_checkpoint(
+    checkpoint: Path,
+    out: Path,
+    s_max: int | None = None,
+    *,
+    max_new_tokens: int = 64,
+    demo: bool = False,
+    name: str | None = None,
+    report: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Export an EventGPT or Video-LLaVA checkpoint folder to a model folder `out`; returns its manifest.
+
+    `out` may be the checkpoint itself: then only graphs and manifest are added. Otherwise it must not exist yet.
+    s_max (cache rows) defaults to the demo question's prompt and `max_new_tokens`, rounded up to a multiple of 8, with 32
+    rows for drafts in flight. `report` gets one line a stage with the largest difference between torch and ONNX Runtime.
+
+    Raises ModelError or CheckpointError for a checkpoint that cannot be used and for a difference above 1e-4; nothing
+    is left behind then.
+    """
+    checkpoint, out = checkpoint.resolve(), out.resolve()
+    config = read_config(checkpoint)
+    network = NETWORKS.get(str(config.get("model_type")))
+    if network is None:
+        known = " or ".join(NETWORKS)
+        raise ModelError(
+            f"{place(checkpoint / 'config.json')}: model_type is {config.get('model_type')!r}; {known} can be exported"
+        )
+    if out != checkpoint and out.exists():
+        raise ModelError(f"{out}: exists already; name a new folder or remove it")
+    model = network.load(checkpoint)
+    model.requires_grad_(False)
+    prompt = _prompt(checkpoint, network, model.visual_tokens)
+    if s_max is None:
+        if prompt is None:
+            raise ModelError(f"{checkpoint.name}: no tokenizer, so the prompt's length is unknown; give s_max")
+        s_max = -(-(prompt["rows"] + max_new_tokens + 32) // 8) * 8
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
+        folder = Path(temporary)
+        weights = _weights(checkpoint, folder, model, network.names)
+        clip, llama = _clip(model), model.decoder.config
+        graphs = {
+            "vision": (vision_graph(model.vision, network.frames, clip.image_size), "vision."),
+            "decoder": (decoder_graph(model.decoder, s_max), "decoder."),
+            "decoder_tree": (tree_graph(model.decoder, s_max), "decoder."),
+        }
+        for graph_name, (graph, prefix) in graphs.items():
+            attach(graph, weights, prefix)
+            onnx.save_model(graph, folder / f"{graph_name}.onnx")
+        embedding = weights["decoder.model.embed_tokens.weight"]
+        files = sorted({tensor.file for tensor in weights.values()})
+        manifest: dict[str, Any] = {
+            "format": FORMAT,
+            "role": network.role,
+            "name": name or checkpoint.name,
+            "demo": demo,
+            "network": config["model_type"],
+            "weights": {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in files},
+            "graphs": {
+                file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)}
+                for file in sorted(folder.glob("*.onnx"))
+            },
+            "precision": {"storage": _STORAGE[embedding.dtype], "compute": "float32"},
+            "s_max": s_max,
+            "frames": network.frames,
+            "visual_tokens": model.visual_tokens,
+            "image_size": clip.image_size,
+            "decoder": {
+                "layers": llama.num_hidden_layers,
+                "kv_heads": llama.num_key_value_heads,
+                "head_dim": llama.head_dim,
+                "width": llama.hidden_size,
+                "vocabulary": llama.vocab_size,
+            },
+            "embedding": {"file": embedding.file.name, "tensor": embedding.name},
+            "prompt": prompt,
+            "tools": {tool: version(tool) for tool in ("torch", "onnx", "onnxscript", "onnxruntime")},
+        }
+        manifest["parity"] = check_parity(model, folder, manifest, TOLERANCE, report)
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        _move(folder, out, checkpoint)
+    return manifest
+
+
+def _clip(model: Any) -> Any:
+    vision = model.vision
+    return (vision.visual_tower if hasattr(vision, "visual_tower") else vision.video_tower).config
+
+
+def _prompt(checkpoint: Path, network: Network, visual_tokens: int) -> dict[str, Any] | None:
+    """The demo question's prompt in rows, for the manifest; None without a tokenizer."""
+    if not any((checkpoint / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+        return None
+    make = eventgpt_prompt if network.role == "drafter" else video_llava_prompt
+    prompt = make(load_tokenizer(checkpoint), QUESTION, visual_tokens)
+    return {"question": QUESTION, "head": len(prompt.head_ids), "tail": len(prompt.tail_ids), "rows": len(prompt)}
+
+
+def _weights(checkpoint: Path, folder: Path, model: Any, names: Names) -> dict[str, StoredTensor]:
+    """Our parameter names to tensors in safetensors files inside `folder`.
+
+    Safetensors are linked or copied as they are. What lies elsewhere (pickled files, a CLIP folder beside) is written
+    to one safetensors file in the checkpoint's own precision.
+    """
+    files = weight_files(checkpoint)
+    if all(file.suffix == ".safetensors" for file in files):
+        found = {}
+        for file in files:
+            for published, tensor in stored_tensors(file).items():
+                ours = names.ours(published)
+                if ours is not None:
+                    found[ours] = (tensor, file)
+        if set(model.state_dict()) <= set(found):
+            for file in files:
+                shutil.copyfile(file, folder / file.name)
+            copies = {file: stored_tensors(folder / file.name) for file in files}
+            return {ours: copies[file][tensor.name] for ours, (tensor, file) in found.items()}
+    from safetensors.torch import save_file
+
+    stored = next(iter(load_tensors(checkpoint).values()))[0].dtype
+    dtype = stored if stored in (torch.float16, torch.bfloat16) else torch.float32
+    state = {names.published(ours, []): value.to(dtype).contiguous() for ours, value in model.state_dict().items()}
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    tensors = stored_tensors(folder / "model.safetensors")
+    return {ours: tensors[names.published(ours, [])] for ours in model.state_dict()}
+
+
+def _move(folder: Path, out: Path, checkpoint: Path) -> None:
+    """Put the finished folder in its place: one rename, or, inside the checkpoint, the manifest last."""
+    if out == checkpoint:
+        (out / MANIFEST).unlink(missing_ok=True)  # a manifest never describes another export's graphs
+        for file in sorted(folder.iterdir(), key=lambda file: file.name == MANIFEST):
+            if not (out / file.name).exists() or file.suffix != ".safetensors":
+                file.replace(out / file.name)
+        return
+    for side in _SIDE_FILES:
+        if (checkpoint / side).is_file():
+            shutil.copyfile(checkpoint / side, folder / side)
+    folder.chmod(0o755)  # temporary folders are private
+    folder.rename(out)
+    folder.mkdir()  # for the clean-up of the temporary folder

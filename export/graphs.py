@@ -1,0 +1,142 @@
+"""The three graphs of a model as ONNX, opset 24, without weights: each parameter is external data in the checkpoint.
+
+torch.onnx.export sees the parameters as *inputs*, so no optimiser can fold, merge or rename them; afterwards each
+becomes an initializer that points by offset into a safetensors file, with a Cast where that stores less than float32.
+ONNX Runtime folds the casts and transposes once, when it loads the graph.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import onnx
+import torch
+from onnx import TensorProto, helper
+from torch import Tensor, nn
+
+from models.errors import ModelError
+from models.llama import OPSET, LlamaDecoder, TreeDecoder
+from models.stored import StoredTensor
+
+_ROWS = {0: torch.export.Dim.DYNAMIC}
+_DTYPES = {"F32": TensorProto.FLOAT, "F16": TensorProto.FLOAT16, "BF16": TensorProto.BFLOAT16}
+
+
+def vision_graph(vision: nn.Module, frames: int, image_size: int) -> onnx.ModelProto:
+    """pixels [N, 3, S, S] to tokens [V, D]."""
+    example = (torch.zeros(frames, 3, image_size, image_size),)
+    return _export(vision, example, (_ROWS,), ["pixels"], ["tokens"])
+
+
+def decoder_graph(decoder: LlamaDecoder, s_max: int) -> onnx.ModelProto:
+    """The causal form: embeddings [T, D], positions [T], write [1], valid [1], rows [R] and caches to logits [R, V]."""
+    width, caches = decoder.config.hidden_size, decoder.empty_caches(s_max)
+    return _decoder(decoder, width, caches, "valid", torch.tensor([12]), {})
+
+
+def tree_graph(decoder: LlamaDecoder, s_max: int) -> onnx.ModelProto:
+    """The masked form: `mask` [T, S_max] (bool) in place of `valid`."""
+    width, caches = decoder.config.hidden_size, decoder.empty_caches(s_max)
+    mask = torch.ones(5, s_max, dtype=torch.bool)
+    graph = _decoder(TreeDecoder(decoder), width, caches, "mask", mask, _ROWS)
+    for value in list(graph.graph.input):  # the parameters' names, without the wrapper's
+        renamed = value.name.removeprefix("decoder.")
+        for node in graph.graph.node:
+            node.input[:] = [renamed if name == value.name else name for name in node.input]
+        value.name = renamed
+    return graph
+
+
+def cache_names(layers: int) -> list[str]:
+    """Names of the caches in order: key_0, value_0, key_1, …"""
+    return [f"{kind}_{layer}" for layer in range(layers) for kind in ("key", "value")]
+
+
+def attach(graph: onnx.ModelProto, weights: Mapping[str, StoredTensor], prefix: str) -> None:
+    """Turn each parameter input into an initializer inside its safetensors file, `weights[prefix + its name]`."""
+    parameters = [value for value in graph.graph.input if "." in value.name]
+    used = {name for node in graph.graph.node for name in node.input}
+    for value in parameters:
+        graph.graph.input.remove(value)
+        if value.name not in used:
+            continue  # the embedding table: the runtime reads its rows from the checkpoint
+        stored = weights[prefix + value.name]
+        shape = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+        if stored.dtype not in _DTYPES or stored.shape != shape:
+            raise ModelError(
+                f"{stored.file.name}: tensor {stored.name} is {stored.dtype} {list(stored.shape)}; "
+                f"float16, bfloat16 or float32 {list(shape)} expected"
+            )
+        narrow = stored.dtype != "F32"
+        tensor = TensorProto(
+            name=value.name + (".stored" if narrow else ""),
+            data_type=_DTYPES[stored.dtype],
+            dims=shape,
+            data_location=TensorProto.EXTERNAL,
+        )
+        place = {"location": stored.file.name, "offset": stored.offset, "length": stored.length}
+        for key, entry in place.items():
+            tensor.external_data.add(key=key, value=str(entry))
+        graph.graph.initializer.append(tensor)
+        if narrow:
+            graph.graph.node.insert(0, helper.make_node("Cast", [tensor.name], [value.name], to=TensorProto.FLOAT))
+
+
+class _WithParameters(nn.Module):
+    """A module whose parameters come as an argument of its forward pass."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self._held = (module,)  # in a tuple, so that its parameters are not this module's own
+
+    def forward(self, parameters: dict[str, Tensor], inputs: tuple[Any, ...]) -> Any:
+        return torch.func.functional_call(self._held[0], parameters, inputs)
+
+
+def _decoder(
+    module: nn.Module, width: int, caches: tuple[Tensor, ...], name: str, value: Tensor, shape: dict[int, Any]
+) -> onnx.ModelProto:
+    example = (torch.zeros(5, width), torch.arange(5) + 7, torch.tensor([7]), value, torch.tensor([3, 4]), caches)
+    shapes: tuple[Any, ...] = (_ROWS, _ROWS, {}, shape, _ROWS, tuple({} for _ in caches))
+    names = cache_names(len(caches) // 2)
+    return _export(
+        module,
+        example,
+        shapes,
+        ["embeddings", "positions", "write", name, "rows", *names],
+        ["logits", *(f"new_{cache}" for cache in names)],
+    )
+
+
+def _export(
+    module: nn.Module, example: tuple[Any, ...], shapes: tuple[Any, ...], inputs: list[str], outputs: list[str]
+) -> onnx.ModelProto:
+    parameters = {name: value.detach() for name, value in module.named_parameters()}
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)  # "no torchvision"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own deprecations
+        program = torch.onnx.export(
+            _WithParameters(module),
+            (parameters, example),
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=({name: {} for name in parameters}, shapes),
+            input_names=[*parameters, *inputs],
+            output_names=outputs,
+            verbose=False,
+        )
+    assert program is not None  # it is None for the old exporter only
+    return _bare(program.model_proto)
+
+
+def _bare(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Without torch's notes (stack traces with local paths), so that one checkpoint gives one graph anywhere."""
+    del graph.metadata_props[:], graph.graph.metadata_props[:], graph.graph.value_info[:]
+    graph.graph.doc_string = ""
+    for part in (*graph.graph.node, *graph.graph.input, *graph.graph.output, *graph.graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    return graph

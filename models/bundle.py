@@ -1,0 +1,148 @@
+"""One model, ready to caption: networks, tokenizer, prompt and preprocessing of an exported folder behind one face."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from models.checkpoint import place
+from models.errors import ModelError
+from models.event_frames import render
+from models.manifest import read_manifest
+from models.preprocess import clip_pixels
+from models.prompts import QUESTION, Prompt, eventgpt_prompt, video_llava_prompt
+from models.runtimes.contract import DecoderRuntime, Floats, VisionRuntime
+from models.stored import StoredTensor, stored_tensors
+from models.tokenizer import Tokenizer, load_tokenizer
+
+__all__ = ["ModelError", "Role", "RuntimeName", "VisionLanguageModel", "load_model"]
+
+Role = Literal["drafter", "target"]
+RuntimeName = Literal["onnx", "torch"]
+
+
+class WarmVision(VisionRuntime, Protocol):
+    """A vision runtime that can prepare itself."""
+
+    def warm_up(self, frames: int, image_size: int, threads: int) -> None:
+        """Load and allocate for N frames [3, S, S] on so many threads."""
+
+
+class WarmDecoder(DecoderRuntime, Protocol):
+    """A decoder runtime that can prepare itself."""
+
+    def warm_up(self, tokens: int, rows: int, threads: int) -> None:
+        """Load and allocate for a pass over T tokens with R rows of logits. Overwrites the cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class VisionLanguageModel:
+    """A drafter or a target, and all it needs between a window's data and its text."""
+
+    role: Role
+    name: str
+    demo: bool  # a small pair trained for the demo, not a published model
+    runtime: RuntimeName
+    vision: WarmVision
+    decoder: WarmDecoder
+    tokenizer: Tokenizer
+    bos_id: int
+    eos_id: int
+    vocabulary: int  # ids that have an embedding; the two models of a pair may differ
+    image_size: int
+    frames: int  # images a window: event frames of a drafter, RGB frames of a target
+    visual_tokens: int
+    manifest: dict[str, Any]
+
+    def prompt(self, question: str = QUESTION, max_new_tokens: int = 1) -> Prompt:
+        """The model's official prompt. Raises ModelError when it and `max_new_tokens` exceed the cache."""
+        make = eventgpt_prompt if self.role == "drafter" else video_llava_prompt
+        prompt = make(self.tokenizer, question, self.visual_tokens)
+        if len(prompt) + max_new_tokens > self.decoder.s_max:
+            raise ModelError(
+                f"{self.name}: a prompt of {len(prompt)} rows and {max_new_tokens} new tokens exceed the cache of "
+                f"{self.decoder.s_max}; export with --s-max {len(prompt) + max_new_tokens} or ask for less"
+            )
+        return prompt
+
+    def pixels_from_events(self, x: ArrayLike, y: ArrayLike, p: ArrayLike, resolution: tuple[int, int]) -> Floats:
+        """Events in time order, on a sensor of (width, height), to pixels [frames, 3, S, S]."""
+        return clip_pixels(render(x, y, p, self.frames, resolution=resolution), self.image_size)
+
+    def pixels_from_frames(self, images: Sequence[NDArray[np.uint8]]) -> Floats:
+        """RGB images, each uint8 [H, W, 3], to pixels [N, 3, S, S]; N may be a part of a window."""
+        return clip_pixels(images, self.image_size)
+
+
+def load_model(folder: Path, role: Role, runtime: RuntimeName = "onnx", max_new_tokens: int = 1) -> VisionLanguageModel:
+    """Load an exported model folder and check it. The cache must hold the demo question's prompt and `max_new_tokens`.
+
+    Raises ModelError, one line, for a missing or damaged file, a manifest that does not match, the wrong role, and a
+    cache that is too small.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ModelError(f"{folder}: no such folder; name the folder of an exported model")
+    manifest = read_manifest(folder, role)
+    embedding = _embedding(folder, manifest)
+    tokenizer = load_tokenizer(folder)
+    vision, decoder = (_onnx if runtime == "onnx" else _torch)(folder, manifest, embedding)
+    model = VisionLanguageModel(
+        role=role,
+        name=manifest["name"],
+        demo=manifest["demo"],
+        runtime=runtime,
+        vision=vision,
+        decoder=decoder,
+        tokenizer=tokenizer,
+        bos_id=tokenizer.bos_id,
+        eos_id=tokenizer.eos_id,
+        vocabulary=embedding.shape[0],
+        image_size=manifest["image_size"],
+        frames=manifest["frames"],
+        visual_tokens=manifest["visual_tokens"],
+        manifest=manifest,
+    )
+    if max(tokenizer.bos_id, tokenizer.eos_id) >= model.vocabulary:
+        raise ModelError(f"{folder}: the tokenizer's ids exceed the vocabulary; it belongs to another checkpoint")
+    model.prompt(QUESTION, max_new_tokens)
+    return model
+
+
+def _embedding(folder: Path, manifest: dict[str, Any]) -> StoredTensor:
+    file, tensor = manifest["embedding"].get("file"), manifest["embedding"].get("tensor")
+    stored = stored_tensors(folder / str(file)).get(str(tensor))
+    wanted = (manifest["decoder"].get("vocabulary"), manifest["decoder"].get("width"))
+    if stored is None:
+        raise ModelError(f"{place(folder / str(file))}: missing tensor {tensor}; export the checkpoint again")
+    if stored.shape != wanted:
+        raise ModelError(
+            f"{place(stored.file)}: tensor {tensor} has shape {list(stored.shape)}, the manifest says {list(wanted)}; "
+            "export the checkpoint again"
+        )
+    return stored
+
+
+def _onnx(folder: Path, manifest: dict[str, Any], embedding: StoredTensor) -> tuple[WarmVision, WarmDecoder]:
+    from models.runtimes.onnx import DecoderSizes, OnnxDecoder, OnnxVision
+
+    try:
+        sizes = DecoderSizes(s_max=manifest["s_max"], **manifest["decoder"])
+    except TypeError:
+        raise ModelError(
+            f"{folder}: the manifest's decoder sizes are incomplete; export the checkpoint again"
+        ) from None
+    decoder = OnnxDecoder(folder, sizes, embedding)
+    decoder.check_alignment()
+    return OnnxVision(folder / "vision.onnx"), decoder
+
+
+def _torch(folder: Path, manifest: dict[str, Any], embedding: StoredTensor) -> tuple[WarmVision, WarmDecoder]:
+    from models.runtimes.torch import load
+
+    return load(folder, manifest["role"], manifest["s_max"])

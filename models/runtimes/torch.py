@@ -1,0 +1,105 @@
+"""The contract on the torch networks themselves: the reference that exports are compared with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from models.llama import LlamaDecoder
+from models.runtimes.contract import Floats, Ints
+
+
+class TorchVision:
+    """Pixels to visual tokens."""
+
+    def __init__(self, vision: nn.Module) -> None:
+        self._vision = vision
+
+    def encode(self, pixels: Floats, threads: int) -> Floats:
+        """Pixels [N, 3, S, S] to visual token embeddings [V, D]."""
+        torch.set_num_threads(threads)
+        with torch.inference_mode():
+            tokens: Floats = self._vision(torch.from_numpy(pixels)).numpy()
+        return tokens
+
+    def warm_up(self, frames: int, image_size: int, threads: int) -> None:
+        """Nothing is prepared ahead; the first pass costs no more than the next."""
+
+
+class TorchDecoder:
+    """A LlamaDecoder with caches of its own."""
+
+    def __init__(self, decoder: LlamaDecoder, s_max: int) -> None:
+        self.s_max, self.width, self.vocabulary = s_max, decoder.config.hidden_size, decoder.config.vocab_size
+        self._decoder, self._caches = decoder, decoder.empty_caches(s_max)
+
+    def embed(self, ids: Ints) -> Floats:
+        """Token ids [T] to embeddings [T, D]."""
+        with torch.inference_mode():
+            embeddings: Floats = self._decoder.embed(torch.from_numpy(np.asarray(ids))).numpy()
+        return embeddings
+
+    def forward(self, embeddings: Floats, length: int, rows: Ints, threads: int) -> Floats:
+        """Causal pass; see the contract."""
+        tokens = self._check(embeddings, length)
+        torch.set_num_threads(threads)
+        with torch.inference_mode():
+            logits: Floats = self._decoder(
+                torch.from_numpy(np.ascontiguousarray(embeddings)),
+                torch.arange(length, length + tokens),
+                torch.tensor([length]),
+                torch.tensor([length + tokens]),
+                torch.from_numpy(np.asarray(rows)),
+                self._caches,
+            )[0].numpy()
+        return logits
+
+    def forward_tree(
+        self, embeddings: Floats, positions: Ints, mask: NDArray[np.bool_], length: int, rows: Ints, threads: int
+    ) -> Floats:
+        """Masked pass; see the contract."""
+        tokens = self._check(embeddings, length)
+        torch.set_num_threads(threads)
+        seen = torch.zeros(tokens, self.s_max, dtype=torch.bool)
+        seen[:, :length] = True
+        seen[:, length : length + tokens] = torch.from_numpy(mask)
+        with torch.inference_mode():
+            logits: Floats = self._decoder.tree(
+                torch.from_numpy(np.ascontiguousarray(embeddings)),
+                torch.from_numpy(np.asarray(positions)),
+                torch.tensor([length]),
+                seen,
+                torch.from_numpy(np.asarray(rows)),
+                self._caches,
+            )[0].numpy()
+        return logits
+
+    def compact(self, length: int, kept: Ints) -> None:
+        """Move cache rows `length + kept` (ascending) to rows length, length + 1, …"""
+        with torch.inference_mode():
+            for cache in self._caches:
+                cache[:, :, length : length + len(kept)] = cache[:, :, torch.from_numpy(length + kept)]
+
+    def warm_up(self, tokens: int, rows: int, threads: int) -> None:
+        """Nothing is prepared ahead; the first pass costs no more than the next."""
+
+    def _check(self, embeddings: Floats, length: int) -> int:
+        if not (length >= 0 and 0 < len(embeddings) <= self.s_max - length):
+            raise ValueError(
+                f"decoder: {len(embeddings)} rows after {length} do not fit a cache of {self.s_max}; "
+                "export with a larger s_max or ask for fewer tokens"
+            )
+        return len(embeddings)
+
+
+def load(folder: Path, role: str, s_max: int) -> tuple[TorchVision, TorchDecoder]:
+    """Both parts of a checkpoint folder. Raises CheckpointError."""
+    from models.eventgpt import EventGPT
+    from models.video_llava import VideoLlava
+
+    model = EventGPT.load(folder) if role == "drafter" else VideoLlava.load(folder)
+    return TorchVision(model.vision), TorchDecoder(model.decoder, s_max)

@@ -1,0 +1,75 @@
+"""Where each tensor lies in a safetensors file, and reading one with NumPy: for graphs and runtimes, no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.checkpoint import place
+from models.errors import ModelError
+
+_NUMPY = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """One tensor of a file: its dtype (safetensors' name), shape, and bytes [offset, offset + length)."""
+
+    file: Path
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    length: int
+
+    def map(self) -> NDArray[Any]:
+        """The stored values, memory-mapped and read-only; bfloat16 as its raw uint16."""
+        if self.dtype not in _NUMPY:
+            raise ModelError(
+                f"{place(self.file)}: tensor {self.name} is {self.dtype}; float16, bfloat16 or float32 expected"
+            )
+        return np.memmap(self.file, _NUMPY[self.dtype], "r", self.offset, self.shape)
+
+    def widen(self, values: NDArray[Any]) -> NDArray[np.float32]:
+        """Values of `map` (any part of them) as float32."""
+        if self.dtype == "BF16":
+            return (values.astype(np.uint32) << 16).view(np.float32)
+        return values.astype(np.float32)
+
+
+def stored_tensors(file: Path) -> dict[str, StoredTensor]:
+    """Every tensor of a safetensors file by name, from its header. Raises ModelError for a damaged or short file."""
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            (header_length,) = struct.unpack("<Q", stream.read(8))
+            if header_length > size:
+                raise ValueError("the header is cut")
+            header = json.loads(stream.read(header_length))
+        tensors = {}
+        for name, entry in header.items():
+            if name == "__metadata__":
+                continue
+            begin, end = (8 + header_length + int(edge) for edge in entry["data_offsets"])
+            if not begin <= end <= size:
+                raise ValueError(f"tensor {name} is cut")
+            shape = tuple(int(n) for n in entry["shape"])
+            tensors[name] = StoredTensor(file, name, str(entry["dtype"]), shape, begin, end - begin)
+    except FileNotFoundError:
+        raise ModelError(f"{place(file)}: no such file; copy the checkpoint again") from None
+    except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{place(file)}: damaged safetensors file ({error}); copy the checkpoint again") from None
+    return tensors
+
+
+def sha256(file: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
