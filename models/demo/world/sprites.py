@@ -14,7 +14,7 @@ from models.demo.world.vocabulary import Colour, Direction, Kind
 PAINT: dict[Colour, Rgb] = {
     "red": (0.82, 0.08, 0.08),
     "blue": (0.10, 0.22, 0.85),
-    "green": (0.08, 0.58, 0.18),
+    "green": (0.05, 0.47, 0.13),
     "yellow": (0.98, 0.84, 0.08),
     "white": (0.97, 0.97, 0.97),
     "black": (0.06, 0.06, 0.07),

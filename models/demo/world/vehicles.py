@@ -3,7 +3,8 @@
 from models.demo.world.canvas import Canvas, Rgb
 from models.demo.world.vocabulary import Direction
 
-GLASS: Rgb = (0.26, 0.36, 0.44)
+DARK_GLASS: Rgb = (0.22, 0.30, 0.37)
+LIGHT_GLASS: Rgb = (0.62, 0.76, 0.85)
 TYRE: Rgb = (0.05, 0.05, 0.05)
 RIM: Rgb = (0.62, 0.62, 0.64)
 CHROME: Rgb = (0.40, 0.41, 0.43)
@@ -16,6 +17,11 @@ def shade(colour: Rgb, factor: float) -> Rgb:
     return (colour[0] * factor, colour[1] * factor, colour[2] * factor)
 
 
+def _glass(paint: Rgb) -> Rgb:
+    """Window panes that stand out from the paint in brightness, which is all that an event camera sees."""
+    return DARK_GLASS if sum(paint) > 1.5 else LIGHT_GLASS
+
+
 def _wheel(canvas: Canvas, x: float, radius: float, sine: float, cosine: float) -> None:
     canvas.disc((x, radius), radius, TYRE)
     canvas.disc((x, radius), radius * 0.62, RIM)
@@ -26,11 +32,11 @@ def _wheel(canvas: Canvas, x: float, radius: float, sine: float, cosine: float) 
 
 def draw_car(canvas: Canvas, paint: Rgb, facing: Direction, sine: float, cosine: float) -> None:
     """A low body with a glazed cabin and two wheels; `sine`, `cosine` turn the wheels."""
-    dark = shade(paint, 0.6)
+    dark, glass = shade(paint, 0.6), _glass(paint)
     if facing in ("left", "right"):
         canvas.polygon([(-0.34, 0.22), (0.26, 0.22), (0.12, 0.40), (-0.22, 0.40)], paint)
-        canvas.polygon([(-0.285, 0.235), (-0.045, 0.235), (-0.045, 0.375), (-0.205, 0.375)], GLASS)
-        canvas.polygon([(-0.01, 0.235), (0.20, 0.235), (0.105, 0.375), (-0.01, 0.375)], GLASS)
+        canvas.polygon([(-0.285, 0.235), (-0.045, 0.235), (-0.045, 0.375), (-0.205, 0.375)], glass)
+        canvas.polygon([(-0.01, 0.235), (0.20, 0.235), (0.105, 0.375), (-0.01, 0.375)], glass)
         canvas.polygon([(-0.5, 0.08), (0.5, 0.08), (0.49, 0.20), (0.28, 0.245), (-0.48, 0.245)], paint)
         canvas.box(-0.5, 0.07, 0.5, 0.11, dark)
         for x in (-0.485, 0.485):
@@ -45,7 +51,7 @@ def draw_car(canvas: Canvas, paint: Rgb, facing: Direction, sine: float, cosine:
     for x in (-0.22, 0.22):
         canvas.box(x - 0.055, 0.0, x + 0.055, 0.14, TYRE)
     canvas.polygon([(-0.27, 0.24), (0.27, 0.24), (0.20, 0.46), (-0.20, 0.46)], paint)
-    canvas.polygon([(-0.22, 0.26), (0.22, 0.26), (0.17, 0.42), (-0.17, 0.42)], GLASS)
+    canvas.polygon([(-0.22, 0.26), (0.22, 0.26), (0.17, 0.42), (-0.17, 0.42)], glass)
     canvas.box(-0.30, 0.07, 0.30, 0.27, paint)
     canvas.box(-0.30, 0.06, 0.30, 0.11, dark)
     if facing == "toward":
@@ -58,14 +64,14 @@ def draw_car(canvas: Canvas, paint: Rgb, facing: Direction, sine: float, cosine:
 
 def draw_truck(canvas: Canvas, paint: Rgb, facing: Direction, sine: float, cosine: float) -> None:
     """A tall cargo box behind a cab, three wheels; `sine`, `cosine` turn the wheels."""
-    dark = shade(paint, 0.7)
+    dark, glass = shade(paint, 0.6), _glass(paint)
     if facing in ("left", "right"):
         canvas.box(-0.5, 0.12, 0.5, 0.17, CHROME)
         canvas.box(-0.5, 0.165, 0.19, 0.62, paint)
         for x in (-0.33, -0.16, 0.01):
             canvas.box(x - 0.006, 0.19, x + 0.006, 0.60, dark)
         canvas.polygon([(0.22, 0.12), (0.5, 0.12), (0.5, 0.30), (0.44, 0.47), (0.22, 0.47)], paint)
-        canvas.polygon([(0.31, 0.30), (0.475, 0.30), (0.425, 0.44), (0.31, 0.44)], GLASS)
+        canvas.polygon([(0.31, 0.30), (0.475, 0.30), (0.425, 0.44), (0.31, 0.44)], glass)
         canvas.box(0.46, 0.16, 0.5, 0.21, HEADLIGHT)
         for x in (-0.36, -0.15, 0.35):
             _wheel(canvas, x, 0.098, sine, cosine)
@@ -76,7 +82,7 @@ def draw_truck(canvas: Canvas, paint: Rgb, facing: Direction, sine: float, cosin
     canvas.box(-0.28, 0.09, 0.28, 0.16, CHROME)
     if facing == "toward":
         canvas.box(-0.28, 0.545, 0.28, 0.56, dark)
-        canvas.box(-0.23, 0.34, 0.23, 0.52, GLASS)
+        canvas.box(-0.23, 0.34, 0.23, 0.52, glass)
         canvas.box(-0.14, 0.19, 0.14, 0.28, TYRE)
     else:
         canvas.box(-0.008, 0.19, 0.008, 0.71, dark)

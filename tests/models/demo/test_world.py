@@ -117,7 +117,7 @@ def _flat(value: float) -> NDArray[np.float32]:
 
 
 @given(truth=_scenes, wording=st.integers(0, len(WORDINGS) - 1))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_captions_read_back_in_every_wording(truth: SceneTruth, wording: int) -> None:
     assert parse(caption(truth, wording)) == attributes(truth)
     assert parse(caption(truth)) == attributes(truth)
@@ -144,7 +144,7 @@ def test_parsing_takes_any_text(text: str) -> None:
 
 def test_captions_have_a_sensible_length_and_often_change() -> None:
     changed, lengths = [], []
-    for seed in range(12):
+    for seed in range(8):
         simulator = Simulator(seed)
         texts = [caption(simulator.truth(k * 1_000_000, (k + 1) * 1_000_000)) for k in range(20)]
         changed += [before != after for before, after in pairwise(texts)]
@@ -157,7 +157,7 @@ def test_captions_have_a_sensible_length_and_often_change() -> None:
 def test_truth_directions_fit_the_pixels() -> None:
     checked = dict.fromkeys(DIRECTIONS, 0)
     right = dict.fromkeys(DIRECTIONS, 0)
-    for seed in range(300, 325):
+    for seed in range(300, 318):
         scene, simulator = _SceneAndStage(seed), Simulator(seed)
         for end_us in range(1_000_000, 16_000_000, 500_000):
             truth = simulator.truth(end_us - 1_000_000, end_us)
@@ -198,7 +198,7 @@ class _SceneAndStage:
 def test_training_never_sees_held_out_combinations_and_the_unseen_mix_does() -> None:
     for mix, least, most in (("seen", 0.0, 0.0), ("unseen", 0.3, 1.0)):
         moving = []
-        for seed in range(8):
+        for seed in range(6):
             simulator = Simulator(seed, mix)  # type: ignore[arg-type]
             for k in range(20):
                 things = simulator.truth(k * 1_000_000, (k + 1) * 1_000_000).objects
@@ -223,7 +223,7 @@ def test_windows_are_cut_as_the_runtime_cuts_them() -> None:
 
 def test_nearest_comes_first_and_memory_does_not_grow() -> None:
     scene = Scene(11)
-    for t_us in range(0, 200_000_000, 1_000_000):
+    for t_us in range(0, 160_000_000, 1_000_000):
         scales = [box.scale for box in scene.boxes(t_us)]
         assert scales == sorted(scales, reverse=True)
         scene.forget_before(t_us)
