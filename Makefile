@@ -33,9 +33,9 @@ clean:
 
 # A stamp newer than pyproject.toml makes the second call instant.
 $(DEMO)/.ready: pyproject.toml | python
-	@echo 'setting up $(DEMO) (downloads about SIZE_DEMO MB) ...'
+	@echo 'setting up $(DEMO) (downloads about 150 MB) ...'
 	@$(PYTHON) -m venv $(DEMO)
-	@$(DEMO)/bin/python -m pip install --quiet -e '.[demo]'
+	@$(DEMO)/bin/python -m pip install --quiet --no-compile -e '.[demo]'
 	@touch $@
 
 # torch first and by itself: only this call may use another index.

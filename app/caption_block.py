@@ -10,6 +10,7 @@ from rich.text import Text
 from app.records import Caption, Dropped, Token
 from app.telemetry.latency import latency_ms
 from app.telemetry.spans import Span
+from app.windows import Window
 
 BAR_CELLS = 64
 STYLES = {"accepted": "green", "rejected": "red dim strike", "target": "bold cyan"}
@@ -30,12 +31,11 @@ def legend(colour: bool) -> Text:
     return text.append(" · │ window closed")
 
 
-def caption_block(caption: Caption, colour: bool, width: int = 120) -> Text:
-    """Four lines: the window, the words, and the two lanes with their stages."""
+def caption_block(caption: Caption, colour: bool, width: int = 120, origin_us: int = 0) -> Text:
+    """Four lines: the window, counted from `origin_us`, the words, and the two lanes with their stages."""
     window, latency = caption.window, latency_ms(caption)
     head = (
-        f"{window.index:4d}  {window.start_us / 1e6:.2f}-{window.end_us / 1e6:.2f} s   {len(window.events):,} events, "
-        f"{sum(not f.repeat for f in window.frames)} frames"
+        f"{_when(window, origin_us)}   {len(window.events):,} events, {sum(not f.repeat for f in window.frames)} frames"
     )
     block = Text().append(head, style="dim")
     block.append(f"   verified +{latency['sensor_to_caption']:.0f} ms\n", style="bold")
@@ -46,13 +46,14 @@ def caption_block(caption: Caption, colour: bool, width: int = 120) -> Text:
     return block
 
 
-def dropped_line(dropped: Dropped) -> Text:
+def dropped_line(dropped: Dropped, origin_us: int = 0) -> Text:
     """One line for a window without a caption."""
-    window = dropped.window
-    return Text(
-        f"{window.index:4d}  {window.start_us / 1e6:.2f}-{window.end_us / 1e6:.2f} s   dropped: {dropped.reason}\n",
-        style="red",
-    )
+    return Text(f"{_when(dropped.window, origin_us)}   dropped: {dropped.reason}\n", style="red")
+
+
+def _when(window: Window, origin_us: int) -> str:
+    start_s, end_s = ((t_us - origin_us) / 1e6 for t_us in (window.start_us, window.end_us))
+    return f"{window.index:4d}  {start_s:.2f}-{end_s:.2f} s"
 
 
 def words(tokens: Sequence[Token], text: str, colour: bool) -> Text:
@@ -90,8 +91,9 @@ def _busiest(spans: Sequence[Span], lane: str, start_ns: float, end_ns: float) -
 
 def _bar(stages: Sequence[str], colour: bool) -> Text:
     bar = Text()
-    for stage, cells in groupby(stages):
-        bar.append_text(_cell(stage, colour, len(list(cells))) if stage else Text("·" * len(list(cells)), style="dim"))
+    for stage, run in groupby(stages):
+        cells = len(list(run))
+        bar.append_text(_cell(stage, colour, cells) if stage else Text("·" * cells, style="dim"))
     return bar
 
 

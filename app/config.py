@@ -50,9 +50,6 @@ class ModelConfig(Section):
     runtime: Literal["onnx", "torch"] = Field(
         default="onnx", title="Runtime", description="What executes it: ONNX Runtime, or PyTorch (extra `torch`)."
     )
-    threads: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = Field(
-        default="auto", title="Threads", description="Threads of this model; auto: measured for each phase at start-up."
-    )
 
 
 class ModelsConfig(Section):
@@ -124,15 +121,17 @@ class WindowsConfig(Section):
         description="The drafter sees the events of the last so many ms of a window (EventGPT was trained on 50).",
     )
     max_events: int = Field(
-        default=2_000_000,
+        default=5_000_000,
         ge=1_000,
         le=100_000_000,
         title="Most events",
-        description="Events kept of one window; the oldest beyond it are dropped, counted and noted in the payload.",
+        description="Events kept at once (about 21 bytes each); more are dropped, counted and noted in the payload.",
     )
 
     @model_validator(mode="after")
-    def _span_inside_window(self) -> WindowsConfig:
+    def _fits(self) -> WindowsConfig:
+        if self.hop_ms > self.length_ms:
+            raise ValueError(f"hop_ms ({self.hop_ms}) is longer than length_ms ({self.length_ms}): it would leave gaps")
         if self.drafter_span_ms > self.length_ms:
             raise ValueError(f"drafter_span_ms ({self.drafter_span_ms}) is longer than length_ms ({self.length_ms})")
         return self
@@ -182,7 +181,14 @@ class MqttConfig(Section):
         description="Messages kept while the broker is away.",
     )
     max_age_s: float = Field(
-        default=60.0, gt=0, le=86_400, title="Age budget", description="A caption that leaves later is marked late."
+        default=600.0,
+        gt=0,
+        le=86_400,
+        title="Oldest message",
+        description="What waited longer is dropped, and counted.",
+    )
+    late_after_s: float = Field(
+        default=2.0, gt=0, le=3_600, title="Age budget", description="A caption that leaves later is marked `late`."
     )
     draft_topic: bool = Field(
         default=False, title="Draft topic", description="Also publish each unverified draft, at once, on …/draft."
@@ -258,6 +264,14 @@ def load_config(path: Path | None) -> Config:
         return Config.model_validate(data)
     except ValidationError as error:
         raise ConfigError("\n".join(explain(error, source, Config))) from None
+
+
+def override(config: Config, **sections: dict[str, Any]) -> Config:
+    """The configuration with some keys of some sections replaced, checked again."""
+    data = config.model_dump()
+    for name, values in sections.items():
+        data[name].update(values)
+    return Config.model_validate(data)
 
 
 def json_schema() -> dict[str, Any]:

@@ -25,6 +25,7 @@ class DemoView:
         self._console = console
         self._summary = summary
         self._span_us = span_us
+        self._origin_us = span_us[0] if span_us else 0
         self._colour = console.is_terminal and not console.no_color
         self._draft = Text("")
         self._end_us: int | None = None
@@ -45,11 +46,11 @@ class DemoView:
     def on_caption(self, caption: Caption) -> None:
         self._draft = Text("")
         self._end_us = caption.window.end_us
-        self._show(caption_block(caption, self._colour, self._console.width))
+        self._show(caption_block(caption, self._colour, self._console.width, self._origin_us))
 
     def on_dropped(self, dropped: Dropped) -> None:
         self._end_us = dropped.window.end_us
-        self._show(dropped_line(dropped))
+        self._show(dropped_line(dropped, self._origin_us))
 
     def on_draft(self, window: Window, text: str) -> None:
         """The unverified draft lives in the footer until its caption comes."""

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 
+from app.comparison import Comparison
 from app.telemetry.summary import Percentiles, Report
 
 STAGE_NAMES = {
@@ -26,17 +27,18 @@ STAGE_NAMES = {
 }
 
 
-def report_table(report: Report, alone: Report | None = None) -> Group:
-    """Two small tables; `alone` is the target by itself on the same windows."""
-    return Group(_counts(report), _latencies(report.latency_ms, alone.latency_ms if alone else None))
+def report_table(report: Report, comparison: Comparison | None = None) -> Group:
+    """Two small tables; `comparison` is the target by itself on the same windows."""
+    alone = comparison.alone.latency_ms if comparison else None
+    return Group(_counts(report, comparison), _latencies(report.latency_ms, alone))
 
 
-def report_json(report: Report, alone: Report | None = None) -> dict[str, Any]:
+def report_json(report: Report, comparison: Comparison | None = None) -> dict[str, Any]:
     """The same figures as plain data."""
-    return {**asdict(report), "target_alone": asdict(alone) if alone else None}
+    return {**asdict(report), "comparison": asdict(comparison) if comparison else None}
 
 
-def _counts(report: Report) -> Table:
+def _counts(report: Report, comparison: Comparison | None) -> Table:
     table = Table(show_header=False, title="captions", title_justify="left")
     table.add_column()
     table.add_column(justify="right")
@@ -49,6 +51,8 @@ def _counts(report: Report) -> Table:
     table.add_row("mean acceptance length", _number(report.mean_acceptance_length))
     table.add_row("hidden tokens a caption", _number(report.hidden_tokens_mean))
     table.add_row("accepted hidden tokens a caption", _number(report.accepted_hidden_tokens_mean))
+    if comparison:
+        table.add_row("same words as the target alone", f"{comparison.identical} of {comparison.windows}")
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Annotated
 
@@ -30,3 +31,13 @@ def parse_speed(text: str | None, configured: float | str) -> float | None:
     if not 0 < speed <= 1000:
         raise typer.BadParameter(f"{text!r} is neither max nor a number above 0 to 1000", param_hint="--speed")
     return speed
+
+
+def need_torch(command: str) -> None:
+    """Say in one line what is missing where torch is not installed."""
+    if importlib.util.find_spec("torch") is None:
+        raise MissingExtra(f"{command}: needs PyTorch; install the extra: pip install 'event-captioner[torch]'")
+
+
+class MissingExtra(Exception):
+    """A command whose packages are not installed."""

@@ -8,6 +8,7 @@ import numpy as np
 from rich.console import Console
 
 from app.caption_block import BAR_CELLS, caption_block, timeline, words
+from app.comparison import Comparison
 from app.demo_view import DemoView
 from app.records import Caption, DecodingStats, Dropped, Token
 from app.report_table import report_json, report_table
@@ -97,7 +98,8 @@ def test_the_table_and_its_figures() -> None:
     summary = Summary()
     summary.add(caption())
     out = io.StringIO()
-    Console(file=out, width=100).print(report_table(summary.report(), alone=summary.report()))
+    Console(file=out, width=100).print(report_table(summary.report(), Comparison(summary.report(), 1, 1)))
     assert "0.667" in out.getvalue()
+    assert "1 of 1" in out.getvalue()
     assert "target alone p50" in out.getvalue()
     assert report_json(summary.report())["latency_ms"]["sensor_to_caption"]["p50"] == 14.0

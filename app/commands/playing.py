@@ -1,0 +1,69 @@
+"""What `replay` and `demo` share: play a recording through the captioner, show every caption, end with the table."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+
+from rich.console import Console
+
+from app.captioner import Captioner
+from app.comparison import Comparison, target_alone
+from app.config import Config
+from app.demo_view import DemoView
+from app.pipeline import Sink
+from app.report_table import report_json, report_table
+from app.sensors.contract import RecordedSource, SourceInfo
+from app.session import Outputs, caption_recording, load_captioner
+from app.sinks import Counting, Remembering
+from app.telemetry.summary import Summary
+
+COMPARED_WINDOWS = 64  # what a demo captions again with the target alone; bounds its memory
+
+
+def play(
+    config: Config,
+    open_source: Callable[[], RecordedSource],
+    outputs: Outputs,
+    *,
+    compare: bool = False,
+    as_json: bool = False,
+    console: Console | None = None,
+) -> None:
+    """Play a recording to its end; with `compare`, caption its windows again with the target alone.
+
+    The figures are shown for whatever was captioned, also when the recording is torn or Ctrl-C ends it.
+    """
+    console, summary, remembered = console or Console(), Summary(), Remembering(COMPARED_WINDOWS)
+    source = open_source()
+    for note in source.notes:
+        print(f"event-captioner: {note}", file=sys.stderr)
+    with Console(stderr=True).status("loading both models (the first time measures this machine) …"):
+        captioner = load_captioner(config)
+    comparison: Comparison | None = None
+    try:
+        sinks: list[Sink] = [Counting(summary), *([remembered] if compare else [])]
+        if as_json:
+            asyncio.run(caption_recording(config, source, captioner, outputs, sinks))
+        else:
+            with DemoView(console, summary, _span_us(source.info)) as view:
+                asyncio.run(caption_recording(config, source, captioner, outputs, [*sinks, view]))
+        if compare:
+            comparison = _compare(console, captioner, remembered)
+    finally:
+        captioner.close()
+        if as_json:
+            print(json.dumps(report_json(summary.report(), comparison)))
+        elif summary.report().captions:
+            console.print(report_table(summary.report(), comparison))
+
+
+def _compare(console: Console, captioner: Captioner, remembered: Remembering) -> Comparison:
+    with console.status("the same windows again, by the target alone …"):
+        return target_alone(captioner, remembered.captions)
+
+
+def _span_us(info: SourceInfo) -> tuple[int, int] | None:
+    return None if info.start_us is None or info.end_us is None else (info.start_us, info.end_us)

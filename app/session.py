@@ -1,0 +1,187 @@
+"""One recording from its file to everything that hears of its captions: put together from the configuration."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import structlog
+
+from app.captioner import Captioner, CaptionerSettings
+from app.config import Config
+from app.pipeline import Sink, run_pipeline
+from app.publishing.broker import read_password
+from app.publishing.files import CaptionFile
+from app.publishing.mqtt import Publisher
+from app.publishing.outbox import Outbox
+from app.publishing.payloads import Origin, StreamStatus
+from app.sensors.contract import RecordedSource, SourceError, SourceInfo
+from app.sinks import Outlet
+from app.telemetry.trace import TraceWriter
+from app.windows import Windower
+from models.bundle import load_model
+from models.prompts import QUESTION
+
+CONNECT_S = 10.0  # somebody waits at the terminal: a broker that is not there by then is an error
+DRAIN_S = 10.0
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Where the captions go besides the screen."""
+
+    mqtt: str | None = None  # the broker's URL
+    captions: Path | None = None
+    trace: Path | None = None
+
+
+def load_captioner(config: Config) -> Captioner:
+    """Both models, and the calibration of this machine. Raises ModelError."""
+    decoding = config.decoding
+    return Captioner(
+        load_model(config.model_path("drafter"), "drafter", config.models.drafter.runtime),
+        load_model(config.model_path("target"), "target", config.models.target.runtime),
+        CaptionerSettings(
+            strategy=decoding.strategy,
+            placement=None if decoding.placement == "auto" else decoding.placement,
+            max_new_tokens=decoding.max_new_tokens,
+            draft_tokens=None if decoding.draft_tokens == "auto" else decoding.draft_tokens,
+            guard=decoding.guard,
+            question=decoding.question or QUESTION,
+            frames=config.windows.frames,
+            drafter_span_us=config.windows.drafter_span_ms * 1000,
+        ),
+    )
+
+
+def make_windower(config: Config, captioner: Captioner, info: SourceInfo) -> Windower:
+    """Cuts as configured; with partial windows where the strategy drafts before a window closes."""
+    windows, lead_ms = config.windows, 0.0
+    if captioner.drafts_ahead:
+        lead_ms = captioner.lead_ms if config.decoding.lead_ms == "auto" else config.decoding.lead_ms
+    return Windower(
+        windows.length_ms * 1000,
+        windows.hop_ms * 1000,
+        windows.frames,
+        int(min(lead_ms, windows.length_ms / 2) * 1000),  # a draft of less than half a window would be of another scene
+        windows.max_events,
+        resolution=info.resolution,
+    )
+
+
+async def caption_recording(
+    config: Config, source: RecordedSource, captioner: Captioner, outputs: Outputs, sinks: Sequence[Sink]
+) -> None:
+    """Caption a recording to its end and hand every caption on.
+
+    Raises SourceError after the last caption when the recording ended before its time, PublishError when the broker
+    cannot be reached at the start or a file cannot be written.
+    """
+    camera = camera_name(source.info)
+    publisher = _publisher(config, outputs.mqtt, camera, source.info, captioner) if outputs.mqtt else None
+    origin = publisher.origin(camera) if publisher else Origin(config.node, camera, uuid.uuid4().hex[:12], replay=True)
+    windower = make_windower(config, captioner, source.info)
+    with _files(outputs, source.info) as (captions, trace):
+        outlet = Outlet(origin, publisher, captions, trace)
+        async with _publishing(publisher, camera, source.info):
+            await run_pipeline(source, windower, captioner, [outlet, *sinks], lossless=config.replay.lossless)
+    if source.ended_early:
+        raise SourceError(source.ended_early)
+
+
+def camera_name(info: SourceInfo) -> str:
+    """The source's name as one level of a topic."""
+    return "".join("-" if c in "/+#" or not c.isprintable() else c for c in info.name) or "camera"
+
+
+def _publisher(config: Config, url: str, camera: str, info: SourceInfo, captioner: Captioner) -> Publisher:
+    mqtt = config.mqtt
+    publisher = Publisher(
+        url,
+        config.node,
+        root=config.root,
+        replay=True,
+        retain=mqtt.retain_in_replay,
+        drafts=mqtt.draft_topic,
+        outbox=Outbox(mqtt.outbox_size, mqtt.max_age_s, mqtt.late_after_s),
+        password=read_password(mqtt.password_env, mqtt.password_file),
+        ca_file=mqtt.ca_file,
+        connect_timeout_s=CONNECT_S,
+    )
+    drafter, target = captioner.drafter, captioner.target
+    publisher.set_info(
+        version=our_version(),
+        models={"drafter": drafter.name, "target": target.name, "demo": drafter.demo or target.demo},
+        runtimes=sorted({drafter.runtime, target.runtime}),
+        cameras={
+            camera: {
+                "resolution": list(info.resolution),
+                "events": info.has_events,
+                "frames": info.has_frames,
+                "live": info.live,
+            }
+        },
+        capabilities=["captions", "telemetry", *(["drafts"] if mqtt.draft_topic else [])],
+    )
+    return publisher
+
+
+@asynccontextmanager
+async def _publishing(publisher: Publisher | None, camera: str, info: SourceInfo) -> AsyncIterator[None]:
+    """Connected from beginning to end; at the end what waits is sent, unless we were interrupted."""
+    if publisher is None:
+        yield
+        return
+    publisher.set_camera_status(camera, _streams(info, "online"))
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(publisher.run())
+        try:
+            await publisher.connected.wait()  # a broker that is not there is told before the first caption
+            yield
+        except asyncio.CancelledError:
+            publisher.stop("interrupted")
+            raise
+        except BaseException:
+            await _finish(publisher, camera, info, "failed")
+            raise
+        await _finish(publisher, camera, info, "the recording has ended")
+        await running
+
+
+async def _finish(publisher: Publisher, camera: str, info: SourceInfo, reason: str) -> None:
+    publisher.set_camera_status(camera, _streams(info, "ended"))
+    if unsent := await publisher.drain(DRAIN_S):
+        log.warning("messages_unsent", count=unsent, broker=str(publisher.topics.base))
+    publisher.stop(reason)
+
+
+def _streams(info: SourceInfo, state: str) -> dict[str, StreamStatus]:
+    last_us = info.end_us if state == "ended" else None
+    there = {"events": info.has_events, "frames": info.has_frames}
+    return {name: StreamStatus(state, last_us) for name, has in there.items() if has}
+
+
+@contextmanager
+def _files(outputs: Outputs, info: SourceInfo) -> Iterator[tuple[CaptionFile | None, TraceWriter | None]]:
+    with ExitStack() as stack:
+        captions = CaptionFile(outputs.captions, info.start_us or 0) if outputs.captions else None
+        trace = TraceWriter(outputs.trace) if outputs.trace else None
+        for file in (captions, trace):
+            if file:
+                stack.enter_context(file)
+        yield captions, trace
+
+
+def our_version() -> str:
+    """Of the installed package; `unknown` when the commands run from a plain folder."""
+    try:
+        return version("event-captioner")
+    except PackageNotFoundError:
+        return "unknown"

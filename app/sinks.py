@@ -1,0 +1,77 @@
+"""What takes captions from the pipeline: MQTT, files and traces; the summary; what a demo compares later."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from app.publishing.files import CaptionFile
+from app.publishing.mqtt import Publisher
+from app.publishing.payloads import CaptionLog, Origin, caption_payload
+from app.records import Caption, Dropped
+from app.telemetry.summary import Summary
+from app.telemetry.trace import TraceWriter
+from app.windows import Window
+
+
+class Outlet:
+    """Hands captions of one camera to whichever outputs there are; the broker first, for it is what others wait for."""
+
+    def __init__(
+        self, origin: Origin, publisher: Publisher | None, captions: CaptionFile | None, trace: TraceWriter | None
+    ) -> None:
+        self._origin, self._publisher, self._captions, self._trace = origin, publisher, captions, trace
+        self._log = CaptionLog()  # counts where no publisher does
+
+    def on_caption(self, caption: Caption) -> None:
+        camera = self._origin.camera
+        if self._publisher:
+            payload = self._publisher.publish_caption(caption, camera)
+        else:
+            payload = caption_payload(caption, self._origin, self._log.caption(caption.text))
+        if self._captions:
+            self._captions.write(payload)
+        if self._trace:
+            self._trace.caption(caption, camera)
+
+    def on_dropped(self, dropped: Dropped) -> None:
+        self._log.dropped()
+        if self._publisher:
+            self._publisher.publish_dropped(dropped, self._origin.camera)
+        if self._trace:
+            self._trace.dropped(dropped, self._origin.camera)
+
+    def on_draft(self, window: Window, text: str) -> None:
+        if self._publisher:
+            self._publisher.publish_draft(window, text, self._origin.camera)
+
+
+class Counting:
+    """Keeps the summary."""
+
+    def __init__(self, summary: Summary) -> None:
+        self._summary = summary
+
+    def on_caption(self, caption: Caption) -> None:
+        self._summary.add(caption)
+
+    def on_dropped(self, dropped: Dropped) -> None:
+        self._summary.drop(dropped)
+
+    def on_draft(self, window: Window, text: str) -> None:
+        """A draft that was not verified counts for nothing."""
+
+
+class Remembering:
+    """Keeps the last `limit` captions with their windows, to caption those again."""
+
+    def __init__(self, limit: int) -> None:
+        self.captions: deque[Caption] = deque(maxlen=limit)
+
+    def on_caption(self, caption: Caption) -> None:
+        self.captions.append(caption)
+
+    def on_dropped(self, dropped: Dropped) -> None:
+        """Nothing to compare."""
+
+    def on_draft(self, window: Window, text: str) -> None:
+        """Nothing to compare."""
