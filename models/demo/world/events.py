@@ -21,7 +21,7 @@ class EventModel:
 
     threshold: float = 0.25
     mismatch: float = 0.03
-    refractory_us: int = 3_000
+    refractory_us: int = 4_500
     noise_hz: float = 0.06
     dark_level: float = 0.12
     """Luminance added before the logarithm: dark pixels are slow and insensitive."""
