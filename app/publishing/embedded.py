@@ -43,6 +43,8 @@ class FoundBroker:
 def find_or_start_broker(url: str) -> Iterator[FoundBroker]:
     """The broker at `url` when one answers; else one on a free loopback port, ended with the context.
 
+    Call it from the main thread: Linux ends the child with the thread that started it.
+
     Raises PublishError for a bad URL, and when no broker answers and none can be started.
     """
     broker = parse_url(url)
@@ -89,7 +91,10 @@ def free_port() -> int:
 
 def _mosquitto(binary: str, port: int, folder: Path) -> list[str]:
     config = folder / "mosquitto.conf"
-    config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nlog_type error\n")
+    # `user` matters to root only: mosquitto would change to a user of its own and so forget to die with its parent.
+    config.write_text(
+        f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nlog_type error\nuser root\n"
+    )
     return [binary, "-c", str(config)]
 
 

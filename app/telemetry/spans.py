@@ -43,5 +43,12 @@ class SpanRecorder:
 
 def overlap_ms(spans: list[Span], first: str = "drafter", second: str = "target") -> float:
     """Milliseconds during which a span of both lanes was running (spans of one lane do not nest)."""
-    a, b = ([(s.start_ns, s.end_ns) for s in spans if s.lane == lane] for lane in (first, second))
-    return sum(max(0, min(e1, e2) - max(s1, s2)) for s1, e1 in a for s2, e2 in b) / 1e6
+    a, b = (sorted((s.start_ns, s.end_ns) for s in spans if s.lane == lane) for lane in (first, second))
+    total = i = j = 0
+    while i < len(a) and j < len(b):
+        total += max(0, min(a[i][1], b[j][1]) - max(a[i][0], b[j][0]))
+        if a[i][1] <= b[j][1]:
+            i += 1
+        else:
+            j += 1
+    return total / 1e6

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import shutil
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -38,6 +41,30 @@ def test_mosquitto_is_started_and_ended() -> None:
         assert found.kind == "mosquitto"
         assert answers(parse_url(found.url))
     assert not answers(parse_url(found.url))
+
+
+_PARENT = """
+import sys, time
+from app.publishing.embedded import find_or_start_broker
+with find_or_start_broker(sys.argv[1]) as found:
+    print(found.url, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
+def test_it_ends_with_a_killed_parent() -> None:
+    if not (shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")):
+        pytest.skip("mosquitto is not installed")
+    with subprocess.Popen([sys.executable, "-c", _PARENT, absent()], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        broker = parse_url(parent.stdout.readline().strip())
+        assert answers(broker)
+        parent.kill()
+    deadline = time.monotonic() + 5
+    while answers(broker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not answers(broker)
 
 
 def test_amqtt_takes_captions_where_no_mosquitto_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -195,6 +195,26 @@ def test_cancelled_is_a_clean_stop(mosquitto: Mosquitto) -> None:
     asyncio.run(scenario())
 
 
+def test_cancelled_during_the_farewell_still_says_stopped(mosquitto: Mosquitto) -> None:
+    async def scenario() -> None:
+        publisher = make_publisher(mosquitto.url)
+        async with listening(mosquitto.port) as listener:
+            task = asyncio.create_task(publisher.run())
+            await asyncio.wait_for(publisher.connected.wait(), 5)
+            publisher.publish_caption(make_caption(), "front")
+            await publisher.drain(5)
+            publisher.stop("enough")
+            while publisher.connected.is_set():
+                await asyncio.sleep(0)
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            await listener.until(lambda: len(listener.of("robot/status")) == 2)
+        assert listener.of("robot/status")[-1].payload["reason"] == "enough"  # type: ignore[index]
+
+    asyncio.run(scenario())
+
+
 def test_a_late_will_is_corrected(mosquitto: Mosquitto) -> None:
     async def scenario() -> None:
         publisher = make_publisher(mosquitto.url)
@@ -208,6 +228,22 @@ def test_a_late_will_is_corrected(mosquitto: Mosquitto) -> None:
             assert states[-2:] == [(ghost.session, "stopped"), (publisher.session, "online")]
 
     asyncio.run(scenario())
+
+
+def test_a_caption_does_not_wait_for_a_delayed_ack(mosquitto: Mosquitto) -> None:
+    """What follows an unacknowledged QoS 0 record used to wait 40 ms (Nagle's algorithm against delayed ACKs)."""
+
+    async def scenario() -> float:
+        publisher = make_publisher(mosquitto.url)
+        async with listening(mosquitto.port) as listener, running(publisher):
+            for i in range(30):
+                publisher.publish_caption(make_caption(i), "front")
+            assert await publisher.drain(10) == 0
+            await listener.until(lambda: len(listener.of("/telemetry")) == 30)
+        ways = [h.payload["publish"] for h in listener.of("/telemetry") if h.payload]
+        return sorted(w["acked_ms"] - w["sent_ms"] for w in ways)[15]
+
+    assert asyncio.run(scenario()) < 25
 
 
 def test_a_replay_has_its_own_node_and_retains_nothing(mosquitto: Mosquitto) -> None:
