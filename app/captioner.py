@@ -95,9 +95,8 @@ class Captioner:
 
     @property
     def lead_ms(self) -> float:
-        """How long before a window closes its draft should begin: half as long again as it was measured to take."""
-        costs, tokens = self.costs, self.engine.guard.acceptance.tokens
-        return 1.5 * (costs.drafter_start_ms + tokens * costs.drafter_step.ms) + 5.0
+        """How long before a window closes its draft should begin, so that it is ready then."""
+        return lead_ms(self.costs, self.engine.guard.acceptance.tokens)
 
     @property
     def drafts_ahead(self) -> bool:
@@ -167,6 +166,7 @@ class Captioner:
             started_ns=started,
             finished_ns=finished,
             prompt=self.settings.question,
+            gaps=tuple(transcript.gaps),
             models={
                 "drafter": self.drafter.name,
                 "target": self.target.name,
@@ -177,8 +177,8 @@ class Captioner:
 
     def _calibrated(self, folder: Path) -> Costs:
         key = cache_key(
-            self.drafter.fingerprint,
-            self.target.fingerprint,
+            str(self.drafter.manifest),
+            str(self.target.manifest),
             self.target.runtime,
             platform.processor() or platform.machine(),
             str(available_cores()),
@@ -189,18 +189,27 @@ class Captioner:
         costs, self.calibration_cached = cached(
             folder / f"calibration-{key}.json",
             lambda threads: median_ms(lambda: self.target.decoder.forward(step, length, row, threads), 21),
-            self._calibrate,
+            lambda: measure_costs(self.drafter, self.target, self.settings),
         )
         return costs
 
-    def _calibrate(self) -> Costs:
-        size = 64  # any picture will do; the shapes after preprocessing are what counts
-        noise = np.random.default_rng(0).integers(0, 255, (size, size, 3), np.uint8)
-        frames = self.target.pixels_from_frames([noise] * self.settings.frames)
-        events = self.drafter.pixels_from_events(
-            np.zeros(10, np.int16), np.zeros(10, np.int16), np.zeros(10, np.uint8), (size, size)
-        )
-        return calibrate(self.drafter, self.target, self.prompts, (events, frames))
+
+def lead_ms(costs: Costs, tokens: float) -> float:
+    """Half as long again as a draft of `tokens` was measured to take, and what starting it costs."""
+    return 1.5 * (costs.drafter_start_ms + tokens * costs.drafter_step.ms) + 5.0
+
+
+def measure_costs(
+    drafter: VisionLanguageModel, target: VisionLanguageModel, settings: CaptionerSettings, cores: int | None = None
+) -> Costs:
+    """Calibrate a pair on so many cores (None: all), with its real prompts. Overwrites both caches."""
+    size = 64  # any picture will do; the shapes after preprocessing are what counts
+    noise = np.random.default_rng(0).integers(0, 255, (size, size, 3), np.uint8)
+    frames = target.pixels_from_frames([noise] * settings.frames)
+    nothing = np.zeros(10, np.int16)
+    events = drafter.pixels_from_events(nothing, nothing, nothing, (size, size))
+    prompts = drafter.prompt(settings.question), target.prompt(settings.question)
+    return calibrate(drafter, target, prompts, (events, frames), cores)
 
 
 def check_pair(drafter: VisionLanguageModel, target: VisionLanguageModel) -> None:

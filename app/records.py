@@ -1,4 +1,4 @@
-"""What a captioned window is, before it becomes a payload: plain frozen data shared by captioner, publishing, demo and bench."""
+"""What a captioned window is before it becomes a payload: frozen data for captioner, publishing, demo and bench."""
 
 from __future__ import annotations
 
@@ -61,6 +61,7 @@ class Caption:
     started_ns: int  # the captioner took the window
     finished_ns: int  # the last token was verified
     prompt: str
+    gaps: tuple[float, ...] = ()  # top-1 minus top-2 target logit at each token (end-of-sequence too): how near a tie
     models: dict[str, str | bool] = field(default_factory=dict)  # drafter, target, runtime, demo
 
 

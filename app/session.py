@@ -24,7 +24,7 @@ from app.sensors.contract import RecordedSource, SourceError, SourceInfo
 from app.sinks import Outlet
 from app.telemetry.trace import TraceWriter
 from app.windows import Windower
-from models.bundle import load_model
+from models.bundle import VisionLanguageModel, load_model
 from models.prompts import QUESTION
 
 CONNECT_S = 10.0  # somebody waits at the terminal: a broker that is not there by then is an error
@@ -42,23 +42,32 @@ class Outputs:
     trace: Path | None = None
 
 
-def load_captioner(config: Config) -> Captioner:
-    """Both models, and the calibration of this machine. Raises ModelError."""
-    decoding = config.decoding
-    return Captioner(
+def load_pair(config: Config) -> tuple[VisionLanguageModel, VisionLanguageModel]:
+    """Drafter and target. Raises ModelError."""
+    return (
         load_model(config.model_path("drafter"), "drafter", config.models.drafter.runtime),
         load_model(config.model_path("target"), "target", config.models.target.runtime),
-        CaptionerSettings(
-            strategy=decoding.strategy,
-            placement=None if decoding.placement == "auto" else decoding.placement,
-            max_new_tokens=decoding.max_new_tokens,
-            draft_tokens=None if decoding.draft_tokens == "auto" else decoding.draft_tokens,
-            guard=decoding.guard,
-            question=decoding.question or QUESTION,
-            frames=config.windows.frames,
-            drafter_span_us=config.windows.drafter_span_ms * 1000,
-        ),
     )
+
+
+def captioner_settings(config: Config) -> CaptionerSettings:
+    """The sections `decoding` and `windows` as the captioner wants them."""
+    decoding = config.decoding
+    return CaptionerSettings(
+        strategy=decoding.strategy,
+        placement=None if decoding.placement == "auto" else decoding.placement,
+        max_new_tokens=decoding.max_new_tokens,
+        draft_tokens=None if decoding.draft_tokens == "auto" else decoding.draft_tokens,
+        guard=decoding.guard,
+        question=decoding.question or QUESTION,
+        frames=config.windows.frames,
+        drafter_span_us=config.windows.drafter_span_ms * 1000,
+    )
+
+
+def load_captioner(config: Config) -> Captioner:
+    """Both models with the calibration of this machine. Raises ModelError."""
+    return Captioner(*load_pair(config), captioner_settings(config))
 
 
 def make_windower(config: Config, captioner: Captioner, info: SourceInfo) -> Windower:

@@ -14,10 +14,18 @@ from models.runtimes.contract import DecoderRuntime, Floats, Ints, VisionRuntime
 class LanguageModel(Protocol):
     """What decoding needs of a model; `models.bundle.VisionLanguageModel` is one."""
 
-    vision: VisionRuntime
-    decoder: DecoderRuntime
-    eos_id: int
-    vocabulary: int  # ids below it have an embedding that was trained
+    @property
+    def vision(self) -> VisionRuntime: ...
+
+    @property
+    def decoder(self) -> DecoderRuntime: ...
+
+    @property
+    def eos_id(self) -> int: ...
+
+    @property
+    def vocabulary(self) -> int:
+        """Ids below it have an embedding."""
 
 
 class CachedSequence:
