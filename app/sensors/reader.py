@@ -12,7 +12,6 @@ import os
 import resource
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -52,8 +51,9 @@ def first_line(error: BaseException) -> str:
 class Reader:
     """One open recording: peeks at both streams, then yields events and frames in time order."""
 
-    def __init__(self, path: Path, stall_s: float) -> None:
-        self._path, self._stall_s = path, stall_s
+    def __init__(self, path: Path, folder: Path, stall_s: float) -> None:
+        """`folder` may take a copy for as long as it is opened. Raises Unreadable, RuntimeError, OSError."""
+        self._path, self._folder, self._stall_s = path, folder, stall_s
         self.damage: str | None = None  # why the end of the recording is not what was recorded
         self.dropped = 0  # events that no sensor of this size could have sent at that time
         self._recording = self._open()
@@ -79,23 +79,27 @@ class Reader:
         scan_s = 3 * self._stall_s + self._path.stat().st_size / 20e6  # without a table dv reads every packet
         try:
             found = table_position(self._path)
-            if found is None or found[1] == NO_TABLE:
+            position = found[1] if found is not None else NO_TABLE
+            if position == NO_TABLE:
                 self.damage = "never closed (file table missing)"
             return self._call(dv.io.MonoCameraRecording, str(self._path), seconds=scan_s)
         except ValueError as error:
             raise Unreadable(str(error)) from error
         except RuntimeError as error:
-            if "FileDataTable" not in str(error):
+            if self.damage is not None:  # it was opened without a table: there is no other way to read it
                 raise Unreadable(first_line(error)) from error
-            missing = "not present" in str(error)
-        self.damage = "truncated (file table missing)" if missing else "damaged (file table unreadable)"
-        with tempfile.TemporaryDirectory(prefix="event-captioner-") as folder:  # an open file outlives its name
-            copy = Path(folder) / "recording.aedat4"
-            copy_without_table(self._path, copy)
-            try:
-                return self._call(dv.io.MonoCameraRecording, str(copy), seconds=scan_s)
-            except RuntimeError as error:
-                raise Unreadable(f"{self.damage}; {first_line(error)}") from error
+            reason = first_line(error)
+        self.damage = f"damaged: {reason}"
+        if position >= self._path.stat().st_size or "not present" in reason:
+            self.damage = "truncated (file table missing)"
+        copy = self._folder / "recording.aedat4"
+        copy_without_table(self._path, copy)
+        try:
+            return self._call(dv.io.MonoCameraRecording, str(copy), seconds=scan_s)
+        except RuntimeError as error:
+            raise Unreadable(reason) from error
+        finally:
+            copy.unlink()  # an open file outlives its name
 
     def _first(self, kind: str) -> bool:
         """Whether a stream holds anything: recorders declare streams that stay empty."""
@@ -243,7 +247,7 @@ class Reader:
 
 
 def main(argv: list[str]) -> None:
-    """`reader FD PATH STALL_S describe` or `reader FD PATH STALL_S START_S DURATION_S` (negative: to the end)."""
+    """`reader FD PATH FOLDER STALL_S describe` or `… START_S DURATION_S` (negative: to the end)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the parent's to handle
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
     pipe = os.fdopen(int(argv[0]), "wb")
@@ -258,12 +262,12 @@ def main(argv: list[str]) -> None:
         send(kind, json.dumps(value).encode())
 
     try:
-        reader = Reader(Path(argv[1]), float(argv[2]))
-        if argv[3] == "describe":
+        reader = Reader(Path(argv[1]), Path(argv[2]), float(argv[3]))
+        if argv[4] == "describe":
             send_json(b"I", reader.describe())
             return
-        start_us = reader.start_us + round(float(argv[3]) * 1e6)
-        duration_us = round(float(argv[4]) * 1e6)
+        start_us = reader.start_us + round(float(argv[4]) * 1e6)
+        duration_us = round(float(argv[5]) * 1e6)
         end_us = reader.end_us if duration_us < 0 else min(reader.end_us, start_us + duration_us)
         send_json(b"I", reader.info())
         for item in reader.items(start_us, end_us):

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -64,10 +65,12 @@ class _Child:
         self._path, self._stall_s = path, stall_s
         root = str(Path(__file__).resolve().parents[2])
         search = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+        # its folder is ours to clear: an alarm ends the process without a chance to tidy up
+        self._folder = tempfile.TemporaryDirectory(prefix="event-captioner-")
         receive, send = os.pipe()
-        command = [sys.executable, "-P", "-m", "app.sensors.reader", str(send), str(path), str(stall_s), *arguments]
+        command = [sys.executable, "-P", "-m", "app.sensors.reader", str(send), str(path), self._folder.name]
         self._process = subprocess.Popen(
-            command,
+            [*command, str(stall_s), *arguments],
             pass_fds=(send,),
             env={**os.environ, "PYTHONPATH": search},
             stdin=subprocess.DEVNULL,
@@ -107,6 +110,7 @@ class _Child:
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
+        self._folder.cleanup()
 
     def __del__(self) -> None:
         if hasattr(self, "_process"):
