@@ -314,7 +314,7 @@ def _tls_context(ca_file: str | None) -> ssl.SSLContext:
 def _encode(payload: Payload | None) -> bytes:
     if payload is None:
         return b""
-    return json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    return json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode(errors="replace")
 
 
 def _decode(payload: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 
 from app.publishing.errors import PublishError
@@ -29,11 +30,12 @@ TELEMETRY = Delivery(retain=False, qos=0)
 def check_name(kind: str, name: str) -> str:
     """`name` itself, when it can be one level of a topic.
 
-    Raises PublishError when it is empty or holds `/`, `+`, `#` or a control character: it would change the topic tree.
+    Raises PublishError when it is empty, or holds `/`, `+` or `#`, which would change the topic tree, or characters that
+    MQTT forbids (control characters, undecodable bytes).
     """
     if not name:
         raise PublishError(f"{kind} name is empty: give it at least one character")
-    bad = sorted({c for c in name if c in "/+#" or ord(c) < 32 or 0x7F <= ord(c) < 0xA0})
+    bad = sorted({c for c in name if c in "/+#" or unicodedata.category(c) in ("Cc", "Cs")})
     if bad:
         found = ", ".join(repr(c) for c in bad)
         raise PublishError(

@@ -27,6 +27,7 @@ class TraceWriter:
         self._file: TextIO = self._part.open("w", encoding="utf-8")
         self._file.write("[\n")
         self._first = True
+        self._windows = 0
         self._lanes: dict[str, int] = {}
         self._closed_ns: dict[str, int] = {}  # end of the newest window, by camera
         self._frames_ns: dict[str, int] = {}  # arrival of the newest frame written, by camera
@@ -38,6 +39,9 @@ class TraceWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if error is not None and not self._windows:
+            self._file.close()
+            self._part.unlink(missing_ok=True)  # failed before there was anything to trace
         self.close()
 
     def caption(self, caption: Caption, camera: str) -> None:
@@ -64,6 +68,7 @@ class TraceWriter:
         os.replace(self._part, self._path)
 
     def _window(self, window: Window, camera: str, extra: dict[str, str]) -> None:
+        self._windows += 1
         # Overlapping windows would not nest in one lane: each is drawn from the previous one's end.
         opened_ns = window.closed_ns - (window.end_us - window.start_us) * 1000
         opened_ns = min(max(opened_ns, self._closed_ns.get(camera, opened_ns)), window.closed_ns)

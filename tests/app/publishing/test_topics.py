@@ -5,7 +5,7 @@ from app.publishing.broker import Broker, parse_url, read_password
 from app.publishing.errors import PublishError
 
 
-@pytest.mark.parametrize("bad", ["", "a/b", "a+", "#", "a\x00", "a\nb"])
+@pytest.mark.parametrize("bad", ["", "a/b", "a+", "#", "a\x00", "a\nb", "a\udcff"])
 def test_bad_names_are_refused(bad: str) -> None:
     with pytest.raises(PublishError, match="node name"):
         topics.Topics(bad)

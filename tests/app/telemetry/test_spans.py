@@ -7,7 +7,7 @@ from app.telemetry.spans import Span, SpanRecorder, overlap_ms
 
 def lane(name: str, rng: random.Random) -> list[Span]:
     """Spans one after the other, with gaps or none."""
-    edges = sorted(rng.sample(range(0, 400), 24))
+    edges = sorted(rng.sample(range(400), 24))
     return [Span("x", name, a * 1_000_000, b * 1_000_000) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
 

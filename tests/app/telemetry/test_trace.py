@@ -47,6 +47,12 @@ def test_what_an_interruption_leaves_is_an_array_without_its_end(tmp_path: Path)
     trace.close()
 
 
+def test_a_failure_before_the_first_window_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), TraceWriter(tmp_path / "t.json"):
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_error_still_closes_it(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), TraceWriter(tmp_path / "t.json") as trace:  # noqa: PT012
         trace.caption(make_caption(), "front")
