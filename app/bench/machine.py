@@ -19,13 +19,14 @@ def describe() -> dict[str, str | int]:
     import psutil
 
     packages = ("onnxruntime", "torch", "transformers", "numpy")
-    return {
+    facts: dict[str, str | int] = {
         "processor": _processor(),
         "cores": available_cores(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "system": platform.platform(),
         "python": platform.python_version(),
-    } | {name: found for name in packages if (found := _version(name))}
+    }
+    return facts | {name: found for name in packages if (found := _version(name))}
 
 
 def memory_bandwidth(threads: int, mib: int = 128) -> float:

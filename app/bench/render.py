@@ -24,7 +24,7 @@ def measure() -> dict[str, float]:
     return {"ms": ms, "ratio_to_loop": (time.perf_counter() - start) * 1e3 / ms}
 
 
-def _loop(x: np.ndarray, y: np.ndarray, p: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def _loop(x: np.ndarray, y: np.ndarray, p: np.ndarray) -> np.ndarray:
     frames = np.full((5, HEIGHT, WIDTH, 3), 255, np.uint8)
     for i in range(EVENTS):
         colour = (0, 0, 255) if p[i] == 0 else (255, 0, 0)
