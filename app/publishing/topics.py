@@ -30,8 +30,8 @@ TELEMETRY = Delivery(retain=False, qos=0)
 def check_name(kind: str, name: str) -> str:
     """`name` itself, when it can be one level of a topic.
 
-    Raises PublishError when it is empty, or holds `/`, `+` or `#`, which would change the topic tree, or characters that
-    MQTT forbids (control characters, undecodable bytes).
+    Raises PublishError when it is empty, or holds `/`, `+` or `#`, which would change the topic tree, or what MQTT
+    forbids (control characters, undecodable bytes).
     """
     if not name:
         raise PublishError(f"{kind} name is empty: give it at least one character")
