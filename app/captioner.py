@@ -153,20 +153,21 @@ class Captioner:
     ) -> Caption:
         tokenizer = self.target.tokenizer
         draft = transcript.first_draft
+        logprobs, gaps = transcript.certainty()
         return Caption(
             window=window,
             text=tokenizer.decode(transcript.tokens).strip(),
             token_ids=tuple(transcript.tokens),
             tokens=tuple(Token(token, tokenizer.piece(token), origin) for token, origin in transcript.display),
             finish_reason=transcript.finish_reason or "length",
-            mean_logprob=float(np.mean(transcript.logprobs)),
+            mean_logprob=float(logprobs.mean()),
             stats=transcript.stats(self._strategy.name, placement),
             spans=tuple(sorted(recorder.spans, key=lambda span: span.start_ns)),
             draft_text=tokenizer.decode(draft).strip() if draft else None,
             started_ns=started,
             finished_ns=finished,
             prompt=self.settings.question,
-            gaps=tuple(transcript.gaps),
+            gaps=tuple(gaps.tolist()),
             models={
                 "drafter": self.drafter.name,
                 "target": self.target.name,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import onnx
 import torch
@@ -18,6 +19,7 @@ from export.graphs import attach, decoder_graph, tree_graph, vision_graph
 from export.parity import check_parity
 from models import eventgpt, video_llava
 from models.checkpoint import Names, load_tensors, place, read_config, weight_files
+from models.clip import ClipConfig
 from models.errors import ModelError
 from models.manifest import FORMAT, MANIFEST
 from models.prompts import QUESTION, eventgpt_prompt, video_llava_prompt
@@ -58,8 +60,8 @@ def export_checkpoint(
     """Export an EventGPT or Video-LLaVA checkpoint folder to a model folder `out`; returns its manifest.
 
     `out` may be the checkpoint itself: then only graphs and manifest are added. Otherwise it must not exist yet.
-    s_max (cache rows) defaults to the demo question's prompt and `max_new_tokens`, rounded up to a multiple of 8, with 32
-    rows for drafts in flight. `report` gets one line a stage with the largest difference between torch and ONNX Runtime.
+    s_max (cache rows) defaults to the demo question's prompt and `max_new_tokens` and 32 drafts in flight, rounded up
+    to a multiple of 8. `report` gets one line a stage: the largest difference between torch and ONNX Runtime.
 
     Raises ModelError or CheckpointError for a checkpoint that cannot be used and for a difference above 1e-4; nothing
     is left behind then.
@@ -125,13 +127,14 @@ def export_checkpoint(
         }
         manifest["parity"] = check_parity(model, folder, manifest, TOLERANCE, report)
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        _move(folder, out, checkpoint)
+        _move(folder, out, checkpoint, clip)
     return manifest
 
 
-def _clip(model: Any) -> Any:
+def _clip(model: Any) -> ClipConfig:
     vision = model.vision
-    return (vision.visual_tower if hasattr(vision, "visual_tower") else vision.video_tower).config
+    tower = vision.visual_tower if hasattr(vision, "visual_tower") else vision.video_tower
+    return cast(ClipConfig, tower.config)
 
 
 def _prompt(checkpoint: Path, network: Network, visual_tokens: int) -> dict[str, Any] | None:
@@ -146,8 +149,8 @@ def _prompt(checkpoint: Path, network: Network, visual_tokens: int) -> dict[str,
 def _weights(checkpoint: Path, folder: Path, model: Any, names: Names) -> dict[str, StoredTensor]:
     """Our parameter names to tensors in safetensors files inside `folder`.
 
-    Safetensors are linked or copied as they are. What lies elsewhere (pickled files, a CLIP folder beside) is written
-    to one safetensors file in the checkpoint's own precision.
+    Safetensors are hard-linked (copied to another file system). What lies elsewhere (pickled files, a CLIP folder
+    beside) is written to one safetensors file in the checkpoint's own precision.
     """
     files = weight_files(checkpoint)
     if all(file.suffix == ".safetensors" for file in files):
@@ -159,7 +162,7 @@ def _weights(checkpoint: Path, folder: Path, model: Any, names: Names) -> dict[s
                     found[ours] = (tensor, file)
         if set(model.state_dict()) <= set(found):
             for file in files:
-                shutil.copyfile(file, folder / file.name)
+                _link(file, folder / file.name)
             copies = {file: stored_tensors(folder / file.name) for file in files}
             return {ours: copies[file][tensor.name] for ours, (tensor, file) in found.items()}
     from safetensors.torch import save_file
@@ -167,12 +170,13 @@ def _weights(checkpoint: Path, folder: Path, model: Any, names: Names) -> dict[s
     stored = next(iter(load_tensors(checkpoint).values()))[0].dtype
     dtype = stored if stored in (torch.float16, torch.bfloat16) else torch.float32
     state = {names.published(ours, []): value.to(dtype).contiguous() for ours, value in model.state_dict().items()}
-    save_file(state, folder / "model.safetensors", {"format": "pt"})
-    tensors = stored_tensors(folder / "model.safetensors")
+    file = folder / ("weights.safetensors" if (checkpoint / "model.safetensors").exists() else "model.safetensors")
+    save_file(state, file, {"format": "pt"})
+    tensors = stored_tensors(file)
     return {ours: tensors[names.published(ours, [])] for ours in model.state_dict()}
 
 
-def _move(folder: Path, out: Path, checkpoint: Path) -> None:
+def _move(folder: Path, out: Path, checkpoint: Path, clip: ClipConfig) -> None:
     """Put the finished folder in its place: one rename, or, inside the checkpoint, the manifest last."""
     if out == checkpoint:
         (out / MANIFEST).unlink(missing_ok=True)  # a manifest never describes another export's graphs
@@ -183,6 +187,15 @@ def _move(folder: Path, out: Path, checkpoint: Path) -> None:
     for side in _SIDE_FILES:
         if (checkpoint / side).is_file():
             shutil.copyfile(checkpoint / side, folder / side)
+    config = read_config(checkpoint)
+    if "vision_config" not in config:  # official EventGPT names a CLIP folder, which is not beside the export
+        (folder / "config.json").write_text(json.dumps(config | {"vision_config": asdict(clip)}, indent=2) + "\n")
     folder.chmod(0o755)  # temporary folders are private
     folder.rename(out)
-    folder.mkdir()  # for the clean-up of the temporary folder
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

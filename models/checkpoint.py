@@ -60,7 +60,7 @@ def setting(config: Mapping[str, Any], key: str, default: Any, kind: type, where
         value = float(value)
     if not isinstance(value, kind) or isinstance(value, bool) is not (kind is bool):
         raise CheckpointError(f"{where}: {key} is {value!r}, not {kind.__name__}; download the checkpoint again")
-    if kind in (int, float) and value <= 0:
+    if isinstance(value, int | float) and kind is not bool and value <= 0:
         raise CheckpointError(f"{where}: {key} is {value!r}, which must be positive; download the checkpoint again")
     return value
 

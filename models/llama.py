@@ -76,8 +76,7 @@ class LlamaConfig:
 
 def onnx_operator(name: str, inputs: tuple[Tensor | None, ...], like: Tensor, **attributes: Any) -> Tensor:
     """One ONNX operator whose output has the dtype and shape of `like`; only under torch.onnx.export."""
-    output = torch.onnx.ops.symbolic(name, inputs, attrs=attributes, dtype=like.dtype, shape=like.shape, version=OPSET)
-    return cast(Tensor, output)
+    return torch.onnx.ops.symbolic(name, inputs, attrs=attributes, dtype=like.dtype, shape=like.shape, version=OPSET)
 
 
 def cache_update(cache: Tensor, new: Tensor, write: Tensor) -> Tensor:
@@ -149,7 +148,7 @@ class SelfAttention(nn.Module):
         """x [B, T, D] to rotated query [B, H, T, Dh] and key, and value [B, Hkv, T, Dh]."""
 
         def split(y: Tensor, heads: int) -> Tensor:
-            return y.unflatten(-1, (heads, self.dim)).transpose(1, 2)
+            return y.reshape(*y.shape[:2], heads, self.dim).transpose(1, 2)
 
         query, key, value = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         return (
@@ -199,13 +198,14 @@ class Layer(nn.Module):
         keys, values = cache_update(caches[0], key, write), cache_update(caches[1], value, write)
         return self.finish(x, attend(query, keys, values)), keys, values
 
-    def whole(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """x [B, T, D], causal, without a cache."""
+    def whole(self, x: Tensor, cos: Tensor, sin: Tensor, last: int) -> Tensor:
+        """x [B, T, D], causal, without a cache; returns only the `last` rows [B, last, D]."""
         query, key, value = self.self_attn.project(self.input_layernorm(x), cos, sin)
+        mask = torch.ones(last, x.shape[1], dtype=torch.bool, device=x.device).tril(x.shape[1] - last)
         y = nn.functional.scaled_dot_product_attention(
-            query, key, value, is_causal=True, enable_gqa=key.shape[1] != query.shape[1]
+            query[:, :, -last:], key, value, attn_mask=mask, enable_gqa=key.shape[1] != query.shape[1]
         )
-        return self.finish(x, y)
+        return self.finish(x[:, -last:], y)
 
 
 class Body(nn.Module):
@@ -267,18 +267,25 @@ class LlamaDecoder(nn.Module):
         """As `forward`, each row seeing the cache rows that mask [T, S_max] (bool) allows: for token trees."""
         return self._step(embeddings, positions, write, rows, caches, lambda q, k, v: masked_attention(q, k, v, mask))
 
-    def hidden(self, embeddings: Tensor) -> Tensor:
-        """Whole sequences without a cache, for training: embeddings [B, T, D] to normed hidden states [B, T, D]."""
-        cos, sin = self._angles(torch.arange(embeddings.shape[1], device=embeddings.device), embeddings.dtype)
-        x = embeddings
-        for layer in self._layers():
-            x = layer.whole(x, cos, sin)
-        return cast(Tensor, self.model.norm(x))
+    def hidden(self, embeddings: Tensor, positions: Tensor | None = None, last: int | None = None) -> Tensor:
+        """Whole sequences without a cache, for training: embeddings [B, T, D] to normed hidden states [B, last, D].
 
-    def _layers(self) -> list[Layer]:
+        positions [T] default to 0, 1, …; the last layer computes only the `last` rows that are asked for (default all).
+        """
+        length = embeddings.shape[1]
+        cos, sin = self.angles(
+            torch.arange(length, device=embeddings.device) if positions is None else positions, embeddings.dtype
+        )
+        x = embeddings
+        for layer in self.layers[:-1]:
+            x = layer.whole(x, cos, sin, length)
+        return cast(Tensor, self.model.norm(self.layers[-1].whole(x, cos, sin, last or length)))
+
+    @property
+    def layers(self) -> list[Layer]:
         return [cast(Layer, layer) for layer in self.model.layers]
 
-    def _angles(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def angles(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosines and sines [1, T, Dh / 2] of positions [T]; computed in float32 whatever the weights are."""
         half = torch.arange(0, self.config.head_dim, 2, dtype=torch.float32, device=positions.device)
         frequencies = 1.0 / self.config.rope_theta ** (half / self.config.head_dim)
@@ -294,10 +301,10 @@ class LlamaDecoder(nn.Module):
         caches: tuple[Tensor, ...],
         attend: Attend,
     ) -> tuple[Tensor, ...]:
-        cos, sin = self._angles(positions, embeddings.dtype)
+        cos, sin = self.angles(positions, embeddings.dtype)
         x = embeddings[None]
         updated: list[Tensor] = []
-        for i, layer in enumerate(self._layers()):
+        for i, layer in enumerate(self.layers):
             x, keys, values = layer.cached(x, cos, sin, (caches[2 * i], caches[2 * i + 1]), write, attend)
             updated += [keys, values]
         return self.lm_head(self.model.norm(x[0].index_select(0, rows))), *updated

@@ -40,6 +40,6 @@ def command(
             s_max,
             max_new_tokens=max_new_tokens,
             name=name,
-            report=partial(console.print, highlight=False),
+            report=console.print,
         )
     print(json.dumps(manifest) if as_json else f"{out}: written")

@@ -12,12 +12,11 @@ from models.runtimes.contract import Floats
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`accepted` leading drafts stand; `bonus` is the target's own token after them; the figures belong to both."""
+    """`accepted` leading drafts stand; `bonus` is the target's own token after them."""
 
     accepted: int
     bonus: int
-    logprobs: tuple[float, ...]  # of the accepted tokens and the bonus token, under the target
-    gaps: tuple[float, ...]  # top-1 minus top-2 logit at each of them: how near a tie was
+    logits: Floats  # [accepted + 1, V]: what decided on each of them
 
 
 def verify_greedy(drafts: Sequence[int], logits: Floats) -> Verdict:
@@ -31,9 +30,16 @@ def verify_greedy(drafts: Sequence[int], logits: Floats) -> Verdict:
     accepted = 0
     while accepted < len(drafts) and drafts[accepted] == picks[accepted]:
         accepted += 1
-    used = logits[: accepted + 1]
-    top = used.max(axis=-1)
-    # The runner-up costs a partition over V, one row at a time: cheaper than sorting, and the row count is small.
-    second = np.partition(used, -2, axis=-1)[:, -2]
-    total = np.log(np.exp(used - top[:, None]).sum(axis=-1))
-    return Verdict(accepted, int(picks[accepted]), tuple((-total).tolist()), tuple((top - second).tolist()))
+    return Verdict(accepted, int(picks[accepted]), logits[: accepted + 1])
+
+
+def top_logprobs(logits: Floats) -> Floats:
+    """Log-probability [R] of the most likely token of each row [R, V]."""
+    top = logits.max(axis=-1, keepdims=True)
+    return np.asarray(-np.log(np.exp(logits - top).sum(axis=-1)))
+
+
+def top_gaps(logits: Floats) -> Floats:
+    """Top-1 minus top-2 logit [R] of each row [R, V]: how near a tie the choice was."""
+    best = np.partition(logits, -2, axis=-1)
+    return np.asarray(best[:, -1] - best[:, -2])

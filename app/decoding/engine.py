@@ -95,7 +95,7 @@ class Engine:
 
     def finish(self, transcript: Transcript) -> None:
         """Let the guard learn from a finished caption."""
-        self.guard.acceptance.update(transcript.num_accepted, transcript.trials, len(transcript.logprobs))
+        self.guard.acceptance.update(transcript.num_accepted, transcript.trials, len(transcript.decided))
 
     def close(self) -> None:
         self.worker.shutdown(wait=True, cancel_futures=True)

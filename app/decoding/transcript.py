@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from app.decoding.acceptance import Verdict
+import numpy as np
+
+from app.decoding.acceptance import Verdict, top_gaps, top_logprobs
 from app.records import DecodingStats
+from models.runtimes.contract import Floats
 
 ACCEPTED, TARGET, REJECTED = "accepted", "target", "rejected"
 
@@ -19,8 +22,7 @@ class Transcript:
     max_new_tokens: int
     is_content: Callable[[int], bool]  # a token that the scene decides, for α over content words
     tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)  # of `tokens`, and of end-of-sequence when it was said
-    gaps: list[float] = field(default_factory=list)  # top-1 minus top-2 logit, likewise
+    decided: list[Floats] = field(default_factory=list)  # [V]: the logits behind `tokens`, and behind end-of-sequence
     display: list[tuple[int, str]] = field(default_factory=list)  # (id, origin), rejected drafts where they fell
     finish_reason: str | None = None
     first_draft: tuple[int, ...] = ()
@@ -57,8 +59,7 @@ class Transcript:
             self._append(verdict.bonus, TARGET, verdict, verdict.accepted)
 
     def _append(self, token: int, origin: str, verdict: Verdict, row: int) -> None:
-        self.logprobs.append(verdict.logprobs[row])
-        self.gaps.append(verdict.gaps[row])
+        self.decided.append(verdict.logits[row])
         if token == self.eos_id:
             self.finish_reason = "stop"
             return
@@ -81,6 +82,11 @@ class Transcript:
         self.trials += kept + rejected
         self.content_hits += sum(map(self.is_content, drafts[:kept]))
         self.content_trials += sum(map(self.is_content, drafts[:kept])) + (rejected and self.is_content(verdict.bonus))
+
+    def certainty(self) -> tuple[Floats, Floats]:
+        """Log-probability and top-2 gap of each decided token, end-of-sequence included; once, when all is said."""
+        logits = np.stack(self.decided)
+        return top_logprobs(logits), top_gaps(logits)
 
     def stats(self, strategy: str, placement: str | None) -> DecodingStats:
         """The counters under the standard names."""

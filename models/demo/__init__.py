@@ -1,1 +1,4 @@
-"""The bundled demo: its world and its small pair of networks."""
+"""The small pair that ships with the project (`pair/`), the street it speaks about (`world/`) and its training.
+
+Only training imports torch; nothing here imports `app` or `export`.
+"""

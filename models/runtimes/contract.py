@@ -38,8 +38,9 @@ class DecoderRuntime(Protocol):
         Raises ValueError when length + T exceeds s_max.
         """
 
-    def forward_tree(self, embeddings: Floats, positions: Ints, mask: NDArray[np.bool_], length: int, rows: Ints,
-                     threads: int) -> Floats:
+    def forward_tree(
+        self, embeddings: Floats, positions: Ints, mask: NDArray[np.bool_], length: int, rows: Ints, threads: int
+    ) -> Floats:
         """As `forward`, each new row at its own position [T] and seeing what mask [T, T] allows beside all `length` rows."""
 
     def compact(self, length: int, kept: Ints) -> None:

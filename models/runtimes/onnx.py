@@ -42,6 +42,7 @@ class Sessions:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors; they are raised as well
+        # Idle pool threads sleep: spinning ones took twice the CPU time, and the other model's core with it.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             return ort.InferenceSession(str(self._path), options, providers=["CPUExecutionProvider"])

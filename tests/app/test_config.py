@@ -65,7 +65,10 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ("node: a\nnode: b", "x.yaml:2: node: is given twice"),
         ("node: [", "x.yaml:1: is not YAML: "),
         ("- node", "x.yaml: holds ['node']; it should hold keys and values"),
-        ("windows: {length_ms: 20, hop_ms: 20}", "x.yaml:1: windows: drafter_span_ms (50) is longer than length_ms (20)"),
+        (
+            "windows: {length_ms: 20, hop_ms: 20}",
+            "x.yaml:1: windows: drafter_span_ms (50) is longer than length_ms (20)",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path: Path, text: str, line: str) -> None:

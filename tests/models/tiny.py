@@ -39,11 +39,12 @@ CLIP = {
     "hidden_act": "quick_gelu",
     "layer_norm_eps": 1e-5,
 }
-WORDS = """
-a the is and of to on in red green blue yellow car ball person dog moves stands turns left right up down fast slow near far
-behind before one two three big small across toward away road wall tree What happens around robot ? USER : ASSISTANT . ,
-<ev_start> <ev_end> scene nothing still
-""".split()
+TEXT = """
+a the is and of to on in red green blue yellow car ball person dog moves stands turns left right up down fast slow near
+far behind before one two three big small across toward away road wall tree What happens around robot ? USER : ASSISTANT
+. , <ev_start> <ev_end> scene nothing still
+"""
+WORDS = TEXT.split()
 
 
 def make_pair(folder: Path, seed: int = 0) -> tuple[Path, Path]:

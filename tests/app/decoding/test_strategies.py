@@ -187,7 +187,7 @@ def test_the_statistics_add_up(drafting: tuple[str, str | None]) -> None:
         assert stats.content_hits <= stats.content_trials <= stats.alpha_trials
         shown = [token for token, origin in transcript.display if origin != "rejected"]
         assert shown == transcript.tokens
-        assert len(transcript.logprobs) == len(transcript.tokens) + (transcript.finish_reason == "stop")
+        assert len(transcript.certainty()[0]) == len(transcript.tokens) + (transcript.finish_reason == "stop")
     engine.close()
 
 
