@@ -22,6 +22,7 @@ from app.sensors.contract import Events, Frame, Item, SourceError, SourceInfo
 from app.sensors.protocol import FRAME, HEADER
 
 STALL_S = 20.0  # one call into dv-processing takes milliseconds; this long means that it will never return
+MESSAGES_A_HOP, BYTES_A_HOP = 16, 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,15 @@ class _Child:
         kind, size = HEADER.unpack(header)
         payload = self._pipe.read(size)
         return (kind, payload) if len(payload) == size else (b"", b"")
+
+    def read_some(self) -> list[tuple[bytes, bytes]]:
+        """The next few messages, so that a thread hop is not paid for each; never past the last one."""
+        messages = [self.read()]
+        size = len(messages[0][1])
+        while messages[-1][0] in (b"E", b"F") and len(messages) < MESSAGES_A_HOP and size < BYTES_A_HOP:
+            messages.append(self.read())
+            size += len(messages[-1][1])
+        return messages
 
     def read_info(self) -> dict[str, Any]:
         """The first message. Raises SourceError for what cannot be read, and ends the process then."""
@@ -202,19 +212,21 @@ class Recording:
 
     async def __aiter__(self) -> AsyncIterator[Item]:
         while not self._closed:
-            kind, payload = await asyncio.to_thread(self._child.read)
-            if kind == b"E":
-                events = _events(payload)
-                self._events += len(events)
-                self._last_us = int(events.t[-1])
-                yield events
-            elif kind == b"F":
-                frame = _frame(payload)
-                self._last_us = max(self._last_us, frame.t_us)
-                yield frame
-            else:
-                self._end(kind, payload)
-                return
+            for kind, payload in await asyncio.to_thread(self._child.read_some):
+                if kind == b"E":
+                    events = _events(payload)
+                    self._events += len(events)
+                    self._last_us = int(events.t[-1])
+                    yield events
+                elif kind == b"F":
+                    frame = _frame(payload)
+                    self._last_us = frame.t_us
+                    yield frame
+                else:
+                    self._end(kind, payload)
+                    return
+                if self._closed:
+                    return
 
     def _end(self, kind: bytes, payload: bytes) -> None:
         if self._closed:
