@@ -1,0 +1,155 @@
+"""What each network learns in its stages: batches drawn from the street, and their losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.demo.data import Street, caption_of, mirrored, pixels_of
+from models.demo.pair import EventGPT, VideoLlava
+from models.demo.sight import SightHeads
+from models.demo.speech import caption_logits, caption_loss, encoded, padded, prefix
+from models.llama import LlamaDecoder
+from models.prompts import Prompt
+from models.tokenizer import Tokenizer
+from models.video_llava import FRAMES
+
+Loss = Callable[[np.random.Generator], Tensor]  # a stage's loss, on a batch drawn from the generator
+
+SIGHT_WEIGHT = 0.2  # of the heads' loss beside the caption's
+SKETCH_FRAMES = 4  # the last ones of a window, on which its truth rests
+SKETCH_PATCHES = 12
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows drawn: images [B, t, 3, S, S], seen [B, t, 2, 6], truth [B, 2, 5], their numbers in the street [B]."""
+
+    images: Tensor
+    seen: Tensor
+    truth: NDArray[np.int8]
+    drawn: NDArray[np.int64]
+
+
+def draw(street: Street, rng: np.random.Generator, size: int, events: bool, last: int, mirror: bool) -> Batch:
+    """Random windows with the `last` images of each; with `mirror`, half of them as their mirror images."""
+    drawn = rng.integers(len(street), size=size)
+    wanted = (rng.random(size) < 0.5) & mirror
+    truth, flipped = street.truth[drawn].copy(), np.zeros(size, np.bool_)
+    for i in np.flatnonzero(wanted):
+        if (other := mirrored(truth[i])) is not None:
+            truth[i], flipped[i] = other, True
+    if events:
+        squares, seen = street.events[drawn][:, -last:], street.event_seen[drawn][:, -last:].copy()
+    else:
+        places = street.index[drawn][:, -last:]
+        squares, seen = street.frames[places], street.seen[places]
+    squares = np.where(flipped[:, None, None, None, None], squares[..., ::-1, :], squares)
+    turned = flipped[:, None, None] & (seen[..., 0] >= 0)
+    seen[..., 2] = np.where(turned, 1 - seen[..., 2], seen[..., 2])
+    pixels = pixels_of(squares.reshape(-1, *squares.shape[2:])).reshape(size, -1, 3, *squares.shape[2:4])
+    return Batch(torch.from_numpy(pixels), torch.from_numpy(seen), truth, drawn)
+
+
+class Student(Protocol):
+    """A network in training, as the losses see it."""
+
+    decoder: LlamaDecoder
+    heads: SightHeads
+    prompt: Prompt
+
+    def draw(self, rng: np.random.Generator, size: int, whole: bool, mirror: bool = True) -> Batch: ...
+
+    def look(self, batch: Batch, whole: bool, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Features for the heads [B, t, C], visual embeddings [B, n, D], and which visual rows those are."""
+
+
+class TargetStudent:
+    """Video-LLaVA on RGB frames."""
+
+    def __init__(self, model: VideoLlava, street: Street, prompt: Prompt) -> None:
+        self.vision, self.decoder = model.vision, model.decoder
+        self.tower = model.vision.video_tower
+        self.tokens = self.tower.config.tokens
+        self.heads = SightHeads(self.tower.config.hidden_size, SKETCH_FRAMES, colour=True)
+        self.street, self.prompt = street, prompt
+
+    def draw(self, rng: np.random.Generator, size: int, whole: bool, mirror: bool = True) -> Batch:
+        return draw(self.street, rng, size, events=False, last=FRAMES if whole else SKETCH_FRAMES, mirror=mirror)
+
+    def look(self, batch: Batch, whole: bool, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
+        """A sketch keeps the last frames, and of each the class token and some patches, at their true positions."""
+        size, frames = batch.images.shape[:2]
+        states = self.tower(batch.images.flatten(0, 1), self.tower.config.num_hidden_layers - 1)[-1]
+        features = states[:, 0].unflatten(0, (size, frames))
+        kept = None
+        if not whole:
+            patches = 1 + np.sort(rng.permutation(self.tokens - 1)[:SKETCH_PATCHES])
+            chosen = torch.from_numpy(np.concatenate([[0], patches]))
+            states = states[:, chosen]
+            first = torch.arange(FRAMES - frames, FRAMES) * self.tokens
+            kept = (first[:, None] + chosen[None]).flatten()
+        visual = self.vision.multi_modal_projector(states)
+        return features[:, -SKETCH_FRAMES:], visual.unflatten(0, (size, frames)).flatten(1, 2), kept
+
+
+class DrafterStudent:
+    """EventGPT on event frames; always whole, its prompt is short."""
+
+    def __init__(self, model: EventGPT, street: Street, prompt: Prompt) -> None:
+        self.vision, self.decoder = model.vision, model.decoder
+        self.tower = model.vision.visual_tower
+        self.heads = SightHeads(model.decoder.config.hidden_size, 5, colour=False)
+        self.street, self.prompt = street, prompt
+
+    def draw(self, rng: np.random.Generator, size: int, whole: bool, mirror: bool = True) -> Batch:
+        return draw(self.street, rng, size, events=True, last=5, mirror=mirror)
+
+    def look(self, batch: Batch, whole: bool, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
+        features = self.vision.features(batch.images.flatten(0, 1)).unflatten(0, batch.images.shape[:2])
+        # The temporal tokens are means over positions, so that is what the heads read and what learns to tell places.
+        return features.mean(2), self.vision.pool(features), None
+
+
+def sight_loss(student: Student, rng: np.random.Generator, size: int) -> Tensor:
+    """Tower warm-up: what, where, and how it moves."""
+    batch = student.draw(rng, size, whole=False)
+    features, _, _ = student.look(batch, False, rng)
+    return student.heads.loss(features, batch.seen, torch.from_numpy(batch.truth))
+
+
+def text_loss(student: Student, street: Street, tokenizer: Tokenizer, rng: np.random.Generator, size: int) -> Tensor:
+    """The decoder learns to speak before it sees."""
+    texts = [encoded(tokenizer, caption_of(row)) for row in street.truth[rng.integers(len(street), size=size)]]
+    inputs, labels = padded(texts, tokenizer.eos_id)
+    tail = student.decoder.embed(torch.tensor(student.prompt.tail_ids)).expand(size, -1, -1)
+    positions = torch.arange(len(student.prompt) - tail.shape[1], len(student.prompt))
+    return caption_loss(caption_logits(student.decoder, tail, positions, inputs), labels)
+
+
+def speech_loss(
+    student: Student,
+    tokenizer: Tokenizer,
+    rng: np.random.Generator,
+    size: int,
+    whole: bool,
+    said: Sequence[Sequence[int]] | None = None,
+) -> Tensor:
+    """Captions from what is seen: the true ones, or those that were `said` of each window (token ids, [W])."""
+    batch = student.draw(rng, size, whole, mirror=said is None)
+    features, visual, kept = student.look(batch, whole, rng)
+    if said is None:
+        texts: list[Sequence[int]] = [encoded(tokenizer, caption_of(row)) for row in batch.truth]
+    else:
+        texts = [said[i] for i in batch.drawn.tolist()]
+    inputs, labels = padded(texts, tokenizer.eos_id)
+    before, positions = prefix(student.decoder, student.prompt, visual, kept)
+    loss = caption_loss(caption_logits(student.decoder, before, positions, inputs), labels)
+    seen = batch.seen[:, -features.shape[1] :]
+    return loss + SIGHT_WEIGHT * student.heads.loss(features, seen, torch.from_numpy(batch.truth))

@@ -1,0 +1,101 @@
+"""How good the pair is: attributes right in its captions, and how well the drafter agrees with the target."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.demo.data import Street, pixels_of, scene_truth
+from models.demo.pair import EventGPT, VideoLlava
+from models.demo.speech import IGNORED, caption_logits, greedy, padded, prefix
+from models.demo.world.parsing import attributes, parse
+from models.prompts import Prompt
+from models.tokenizer import Tokenizer
+
+BATCH = 16
+
+
+def attributes_right(texts: Sequence[str], truths: Sequence[NDArray[np.int8]]) -> dict[str, float]:
+    """Share of true attributes that the captions state, by attribute and over `all`; object by object, in order."""
+    right: Counter[str] = Counter()
+    asked: Counter[str] = Counter()
+    for text, truth in zip(texts, truths, strict=True):
+        said = parse(text)
+        for i, thing in enumerate(attributes(scene_truth(truth))):
+            for name, value in thing.items():
+                if name == "direction" and value is None:
+                    continue  # what stands has no direction; its speed says so
+                asked[name] += 1
+                right[name] += i < len(said) and dict(said[i])[name] == value
+    shares = {name: right[name] / asked[name] for name in asked}
+    return shares | {"all": sum(right.values()) / max(1, sum(asked.values()))}
+
+
+@torch.no_grad()
+def target_prefix(model: VideoLlava, prompt: Prompt, street: Street, windows: NDArray[np.int64]) -> Tensor:
+    """The target's prefill rows for windows of a street, [B, P, D]."""
+    pixels = torch.from_numpy(pixels_of(street.frames[street.index[windows].ravel()]))
+    visual = model.vision(pixels).reshape(len(windows), prompt.num_visual, -1)
+    return prefix(model.decoder, prompt, visual)[0]
+
+
+@torch.no_grad()
+def drafter_prefix(model: EventGPT, prompt: Prompt, street: Street, windows: NDArray[np.int64]) -> Tensor:
+    """The drafter's prefill rows for windows of a street with events, [B, P, D]."""
+    events = street.events[windows]
+    features = model.vision.features(torch.from_numpy(pixels_of(events.reshape(-1, *events.shape[2:]))))
+    visual = model.vision.pool(features.reshape(len(windows), -1, *features.shape[1:]))
+    return prefix(model.decoder, prompt, visual)[0]
+
+
+def target_captions(
+    model: VideoLlava, prompt: Prompt, street: Street, windows: NDArray[np.int64], eos: int
+) -> list[list[int]]:
+    """The target's own greedy captions, token ids without EOS."""
+    return [
+        ids
+        for part in np.split(windows, range(BATCH, len(windows), BATCH))
+        for ids in greedy(model.decoder, target_prefix(model, prompt, street, part), eos)
+    ]
+
+
+def drafter_captions(
+    model: EventGPT, prompt: Prompt, street: Street, windows: NDArray[np.int64], eos: int
+) -> list[list[int]]:
+    """The drafter's own greedy captions, token ids without EOS."""
+    return [
+        ids
+        for part in np.split(windows, range(BATCH, len(windows), BATCH))
+        for ids in greedy(model.decoder, drafter_prefix(model, prompt, street, part), eos)
+    ]
+
+
+@torch.no_grad()
+def agreement(
+    drafter: EventGPT,
+    prompt: Prompt,
+    street: Street,
+    windows: NDArray[np.int64],
+    said: Sequence[Sequence[int]],
+    tokenizer: Tokenizer,
+) -> tuple[float, float]:
+    """α: the share of the target's tokens that the drafter would propose in its place; all tokens, content words."""
+    right = np.zeros(2)
+    asked = np.zeros(2)
+    for part in np.split(np.arange(len(windows)), range(BATCH, len(windows), BATCH)):
+        # a caption cut at the length limit has no end; a target id beyond the drafter's vocabulary has no embedding
+        texts = [[i if i < tokenizer.size else 0 for i in said[n]] for n in part.tolist()]
+        inputs, labels = padded(texts, tokenizer.eos_id)
+        before = drafter_prefix(drafter, prompt, street, windows[part])
+        proposed = caption_logits(drafter.decoder, before, torch.arange(before.shape[1]), inputs).argmax(-1).numpy()
+        wanted = labels.numpy()
+        for i, among in enumerate((wanted != IGNORED, (wanted != IGNORED) & tokenizer.content[wanted])):
+            right[i] += (proposed == wanted)[among].sum()
+            asked[i] += among.sum()
+    share = right / np.maximum(asked, 1)
+    return float(share[0]), float(share[1])

@@ -1,0 +1,92 @@
+"""One training stage: a seeded, resumable run of AdamW with warm-up and a cosine."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from models.demo.lessons import Loss
+from models.demo.recipe import Stage
+
+Report = Callable[[int, float], None]  # steps done, smoothed loss
+
+SAVE_SECONDS = 60.0
+CLIP_NORM = 1.0
+
+
+def run_stage(
+    name: str,
+    stage: Stage,
+    modules: Iterable[nn.Module],
+    tower: nn.Module,
+    loss_of: Loss,
+    folder: Path,
+    report: Report,
+) -> None:
+    """Train every parameter of `modules`, those of `tower` at their own rate; leaves `folder`/<name>.pt behind.
+
+    A finished stage only restores its weights; an interrupted one goes on from its last minute. Each step draws from a
+    generator of its own, so a resumed run sees the batches that an uninterrupted one would have.
+    """
+    state = nn.ModuleList(modules)
+    slow = {id(parameter) for parameter in tower.parameters()}
+    groups = [
+        {"params": [p for p in state.parameters() if (id(p) in slow) == in_tower], "peak": rate}
+        for in_tower, rate in ((True, stage.tower_rate), (False, stage.rate))
+    ]
+    optimiser = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=0.01)
+    path = folder / f"{name}.pt"
+    first, smoothed = 0, math.nan
+    if path.exists():
+        saved = torch.load(path, weights_only=True)
+        state.load_state_dict(saved["weights"])
+        first, smoothed = int(saved["step"]), float(saved["loss"])
+        if first < stage.steps:
+            optimiser.load_state_dict(saved["optimiser"])
+            for group, fresh in zip(optimiser.param_groups, groups, strict=True):
+                group["peak"] = fresh["peak"]  # the recipe decides, also when it changed since
+    parameters = [p for group in optimiser.param_groups if group["peak"] > 0 for p in group["params"]]
+
+    def save(step: int) -> None:
+        partial = folder / f"{name}.partial"
+        torch.save(
+            {"weights": state.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "loss": smoothed}, partial
+        )
+        partial.rename(path)
+
+    tower.requires_grad_(stage.tower_rate > 0)
+    saved_at = time.monotonic()
+    for step in range(first, stage.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = group["peak"] * _schedule(step, stage)
+        loss = loss_of(np.random.default_rng((_number(name), step)))
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
+        optimiser.step()
+        smoothed = loss.item() if math.isnan(smoothed) else 0.97 * smoothed + 0.03 * loss.item()
+        report(step + 1, smoothed)
+        if time.monotonic() - saved_at > SAVE_SECONDS:
+            save(step + 1)
+            saved_at = time.monotonic()
+    if first < stage.steps:
+        save(stage.steps)
+    tower.requires_grad_(True)
+
+
+def _schedule(step: int, stage: Stage) -> float:
+    """Linear warm-up, then half a cosine down to a twentieth."""
+    if step < stage.warmup:
+        return (step + 1) / stage.warmup
+    progress = (step - stage.warmup) / max(1, stage.steps - stage.warmup)
+    return 0.05 + 0.95 * (1 + math.cos(math.pi * progress)) / 2
+
+
+def _number(name: str) -> int:
+    return int.from_bytes(name.encode(), "big") % 2**63
