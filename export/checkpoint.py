@@ -16,6 +16,7 @@ import onnx
 import torch
 
 from export.graphs import attach, decoder_graph, tree_graph, vision_graph
+from export.joint import join_projections
 from export.parity import check_parity
 from models import eventgpt, video_llava
 from models.checkpoint import Names, load_tensors, place, read_config, weight_files
@@ -95,6 +96,7 @@ def export_checkpoint(
         }
         for graph_name, (graph, prefix) in graphs.items():
             attach(graph, weights, prefix)
+            join_projections(graph)
             onnx.save_model(graph, folder / f"{graph_name}.onnx")
         embedding = weights["decoder.model.embed_tokens.weight"]
         files = sorted({tensor.file for tensor in weights.values()})

@@ -104,6 +104,14 @@ def test_weights_are_kept_once_in_float16(target: Path) -> None:
         assert str(Path(__file__).parents[2]).encode() not in (target / f"{name}.onnx").read_bytes()
 
 
+def test_projections_of_one_input_are_one_product(target: Path) -> None:
+    graph = onnx.load(target / "decoder.onnx", load_external_data=False)
+    onnx.checker.check_model(target / "decoder.onnx")  # nodes in order, nothing dangling
+    kinds = [node.op_type for node in graph.graph.node]
+    assert kinds.count("MatMul") == 4 * 2  # a layer: query + key + value, output, gate + up, down
+    assert kinds.count("Split") == kinds.count("Concat") == 2 * 2
+
+
 def test_a_difference_above_the_tolerance_is_an_error(target: Path) -> None:
     manifest, lines = json.loads((target / MANIFEST).read_text()), []
     with pytest.raises(ModelError, match=r"vision differs by .* more than 1e-12; nothing was exported"):
