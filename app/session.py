@@ -19,7 +19,8 @@ from app.publishing.broker import read_password
 from app.publishing.files import CaptionFile
 from app.publishing.mqtt import Publisher
 from app.publishing.outbox import Outbox
-from app.publishing.payloads import Origin, StreamStatus
+from app.publishing.payloads import Clock, Origin, StreamStatus
+from app.publishing.topics import replay_node
 from app.sensors.contract import RecordedSource, SourceError, SourceInfo
 from app.sinks import Outlet
 from app.telemetry.trace import TraceWriter
@@ -95,7 +96,7 @@ async def caption_recording(
     """
     camera = camera_name(source.info)
     publisher = _publisher(config, outputs.mqtt, camera, source.info, captioner) if outputs.mqtt else None
-    origin = publisher.origin(camera) if publisher else Origin(config.node, camera, uuid.uuid4().hex[:12], replay=True)
+    origin = publisher.origin(camera) if publisher else _unpublished(config, camera)
     windower = make_windower(config, captioner, source.info)
     with _files(outputs, source.info) as (captions, trace):
         outlet = Outlet(origin, publisher, captions, trace)
@@ -108,6 +109,11 @@ async def caption_recording(
 def camera_name(info: SourceInfo) -> str:
     """The source's name as one level of a topic."""
     return "".join("-" if c in "/+#" or not c.isprintable() else c for c in info.name) or "camera"
+
+
+def _unpublished(config: Config, camera: str) -> Origin:
+    """Whose words captions are that go to files alone."""
+    return Origin(replay_node(config.node), camera, uuid.uuid4().hex[:12], Clock("recording"), replay=True)
 
 
 def _publisher(config: Config, url: str, camera: str, info: SourceInfo, captioner: Captioner) -> Publisher:
