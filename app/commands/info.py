@@ -13,10 +13,10 @@ def command(recording: RecordingArgument, as_json: JsonOption = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from app.sensors.recording import describe
+    from app.sensors.formats import describe
 
-    info = describe(recording)
-    figures = {**asdict(info), "duration_us": info.duration_us, "event_rate": info.event_rate}
+    info, notes = describe(recording)
+    figures = {**asdict(info), "notes": notes, "duration_us": info.duration_us, "event_rate": info.event_rate}
     if as_json:
         print(json.dumps(figures))
         return
@@ -37,6 +37,8 @@ def command(recording: RecordingArgument, as_json: JsonOption = False) -> None:
     }
     if info.dropped_events:
         rows["unusable events"] = f"{info.dropped_events:,} (outside the sensor or out of time order)"
+    if notes:
+        rows["notes"] = "\n".join(notes)
     for name, value in rows.items():
         table.add_row(name, value)
     Console().print(table, highlight=False)

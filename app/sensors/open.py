@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from app.sensors.contract import RecordedSource, SourceError
+from app.sensors.formats import open_source
 from app.sensors.looping import Looped
 from app.sensors.pacing import Paced
-from app.sensors.recording import Recording
 
 
 def open_recording(
@@ -20,16 +20,18 @@ def open_recording(
     rgb: str | Path | None = None,
     rgb_offset_ms: float = 0.0,
     reconstruct: bool = False,
+    resolution: tuple[int, int] | None = None,
 ) -> RecordedSource:
     """Compose the recording with frames from elsewhere, looping (`loop` passes, 0 for ever) and pacing (None: max).
 
-    Blocks for about half a second while the reader process starts. Raises SourceError.
+    The file's content tells the format; `resolution` (width, height) is for formats that do not tell it. Blocks for
+    about half a second while AEDAT4's reader process starts, or while a file is looked through. Raises SourceError.
     """
     if rgb is not None and reconstruct:
         raise SourceError(f"{path}: give --rgb VIDEO or --frames reconstruct, not both")
 
     def once() -> RecordedSource:
-        recording = Recording(path, start_s, duration_s)
+        recording = open_source(path, start_s, duration_s, resolution)
         info = recording.info
         if not info.has_frames and rgb is None and not reconstruct:
             raise SourceError(
