@@ -87,7 +87,7 @@ def export_checkpoint(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
         folder = Path(temporary)
-        weights = _weights(checkpoint, folder, model, network.names)
+        weights = _weights(checkpoint, folder, model, network.names, _link if out == checkpoint else shutil.copyfile)
         clip, llama = _clip(model), model.decoder.config
         graphs = {
             "vision": (vision_graph(model.vision, network.frames, clip.image_size), "vision."),
@@ -148,11 +148,13 @@ def _prompt(checkpoint: Path, network: Network, visual_tokens: int) -> dict[str,
     return {"question": QUESTION, "head": len(prompt.head_ids), "tail": len(prompt.tail_ids), "rows": len(prompt)}
 
 
-def _weights(checkpoint: Path, folder: Path, model: Any, names: Names) -> dict[str, StoredTensor]:
+def _weights(
+    checkpoint: Path, folder: Path, model: Any, names: Names, bring: Callable[[Path, Path], object]
+) -> dict[str, StoredTensor]:
     """Our parameter names to tensors in safetensors files inside `folder`.
 
-    Safetensors are hard-linked (copied to another file system). What lies elsewhere (pickled files, a CLIP folder
-    beside) is written to one safetensors file in the checkpoint's own precision.
+    Safetensors are brought there as they are. What lies elsewhere (pickled files, a CLIP folder beside) is written to
+    one safetensors file in the checkpoint's own precision.
     """
     files = weight_files(checkpoint)
     if all(file.suffix == ".safetensors" for file in files):
@@ -164,7 +166,7 @@ def _weights(checkpoint: Path, folder: Path, model: Any, names: Names) -> dict[s
                     found[ours] = (tensor, file)
         if set(model.state_dict()) <= set(found):
             for file in files:
-                _link(file, folder / file.name)
+                bring(file, folder / file.name)
             copies = {file: stored_tensors(folder / file.name) for file in files}
             return {ours: copies[file][tensor.name] for ours, (tensor, file) in found.items()}
     from safetensors.torch import save_file
@@ -197,6 +199,7 @@ def _move(folder: Path, out: Path, checkpoint: Path, clip: ClipConfig) -> None:
 
 
 def _link(source: Path, target: Path) -> None:
+    """For the parity check of an export in place; finished folders hold files, since onnx refuses hard links."""
     try:
         os.link(source, target)
     except OSError:

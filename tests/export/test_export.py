@@ -78,6 +78,7 @@ def test_video_llava_from_shards_in_place(tmp_path: Path) -> None:
     assert {name: after[name] for name in before} == before
     assert set(after) - set(before) == {"vision.onnx", "decoder.onnx", "decoder_tree.onnx", MANIFEST}
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+    assert all(path.stat().st_nlink == 1 for path in folder.iterdir())  # onnx refuses hard links
     assert (manifest["name"], manifest["role"], manifest["visual_tokens"]) == ("golden", "target", 136)
     assert list(manifest["weights"]) == [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
     vision, decoder = open_exported(folder)
