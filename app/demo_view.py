@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -10,9 +13,14 @@ from rich.live import Live
 from rich.text import Text
 
 from app.caption_block import caption_block, dropped_line, legend
+from app.comparison import Comparison
 from app.records import Caption, Dropped
-from app.telemetry.summary import Summary
+from app.report_table import report_table
+from app.telemetry.summary import Report, Summary
 from app.windows import Window
+
+PICTURE_WIDTH = 132
+PICTURED_CAPTIONS = 5
 
 
 class DemoView:
@@ -27,6 +35,7 @@ class DemoView:
         self._span_us = span_us
         self._origin_us = span_us[0] if span_us else 0
         self._colour = console.is_terminal and not console.no_color
+        self._width = console.width if console.is_terminal else 140  # a pipe has no width to fit into
         self._draft = Text("")
         self._end_us: int | None = None
         self._live: Live | None = None
@@ -46,7 +55,7 @@ class DemoView:
     def on_caption(self, caption: Caption) -> None:
         self._draft = Text("")
         self._end_us = caption.window.end_us
-        self._show(caption_block(caption, self._colour, self._console.width, self._origin_us))
+        self._show(caption_block(caption, self._colour, self._width, self._origin_us))
 
     def on_dropped(self, dropped: Dropped) -> None:
         self._end_us = dropped.window.end_us
@@ -76,3 +85,17 @@ class DemoView:
             start, end = self._span_us
             parts.append(f"{(self._end_us - start) / 1e6:.0f} of {(end - start) / 1e6:.0f} s")
         return Group(self._draft, Text(" · ".join(parts), style="reverse"))
+
+
+def save_picture(
+    path: Path, captions: Sequence[Caption], origin_us: int, report: Report, comparison: Comparison | None
+) -> None:
+    """What a demo shows, as an SVG: a few captions and the table. Raises OSError."""
+    with open(os.devnull, "w") as nowhere:
+        console = Console(file=nowhere, record=True, force_terminal=True, width=PICTURE_WIDTH)
+        console.print(legend(colour=True))
+        console.print()
+        for caption in captions[:PICTURED_CAPTIONS]:
+            console.print(caption_block(caption, True, PICTURE_WIDTH, origin_us))
+        console.print(report_table(report, comparison))
+        console.save_svg(str(path), title="make demo")

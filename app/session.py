@@ -28,8 +28,8 @@ from app.windows import Windower
 from models.bundle import VisionLanguageModel, load_model
 from models.prompts import QUESTION
 
-CONNECT_S = 10.0  # somebody waits at the terminal: a broker that is not there by then is an error
-DRAIN_S = 10.0
+CONNECT_S = 0.0  # at a desk the broker is there or it is not: the first failure is told, none is waited out
+DRAIN_S = 10.0  # for what the broker has not acknowledged when the recording ends
 
 log = structlog.get_logger(__name__)
 

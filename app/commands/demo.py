@@ -17,6 +17,9 @@ def command(
         Path,
         typer.Option("--config", "-c", metavar="FILE", help="Configuration (YAML).", show_default="configs/demo.yaml"),
     ] = CONFIG,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE.svg", help="Also save what is shown as a picture.")
+    ] = None,
 ) -> None:
     """Replay the bundled recording in real time, publish its captions, and compare with the target alone."""
     from rich.console import Console
@@ -41,4 +44,5 @@ def command(
             Outputs(mqtt=broker.url),
             compare=True,
             console=console,
+            picture=picture,
         )

@@ -6,13 +6,14 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from rich.console import Console
 
 from app.captioner import Captioner
 from app.comparison import Comparison, target_alone
 from app.config import Config
-from app.demo_view import DemoView
+from app.demo_view import DemoView, save_picture
 from app.pipeline import Sink
 from app.report_table import report_json, report_table
 from app.sensors.contract import RecordedSource, SourceInfo
@@ -31,8 +32,9 @@ def play(
     compare: bool = False,
     as_json: bool = False,
     console: Console | None = None,
+    picture: Path | None = None,
 ) -> None:
-    """Play a recording to its end; with `compare`, caption its windows again with the target alone.
+    """Play a recording to its end; with `compare`, caption them again by the target alone; `picture`: an SVG of it.
 
     The figures are shown for whatever was captioned, also when the recording is torn or Ctrl-C ends it.
     """
@@ -52,6 +54,8 @@ def play(
                 asyncio.run(caption_recording(config, source, captioner, outputs, [*sinks, view]))
         if compare:
             comparison = _compare(console, captioner, remembered)
+        if picture:
+            save_picture(picture, list(remembered.captions), source.info.start_us or 0, summary.report(), comparison)
     finally:
         captioner.close()
         if as_json:
