@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
@@ -98,4 +100,6 @@ def save_picture(
         for caption in captions[:PICTURED_CAPTIONS]:
             console.print(caption_block(caption, True, PICTURE_WIDTH, origin_us))
         console.print(report_table(report, comparison))
-        console.save_svg(str(path), title="make demo")
+        # the stock template would fetch its font from elsewhere
+        template = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
+        console.save_svg(str(path), title="make demo", code_format=template)
