@@ -66,7 +66,7 @@ class Aedat2:
                 raw = records["time"].astype(np.uint32)
                 # differences modulo 2³²: the counter may wrap, and times may run backwards
                 steps = np.diff(raw, prepend=raw[0] if last is None else last).astype(np.int32).astype(np.int64)
-                now_us = int(raw[0].astype(np.int32)) if last is None else now_us
+                now_us = int(raw[0]) if last is None else now_us
                 times = now_us + np.cumsum(steps)
                 last, now_us = raw[-1], int(times[-1])
                 yield records["address"].astype(np.uint32), times

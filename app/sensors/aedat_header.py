@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 MAX_HEADER_BYTES = 4 << 20  # jAER writes its preferences there, as XML
 MAX_LINE_BYTES = 1 << 16
+MAX_LINES = 20_000
 
 SENSORS = {"240": (240, 180), "346": (346, 260), "640": (640, 480), "208": (208, 192), "128": (128, 128)}
 
@@ -25,7 +26,7 @@ def read_header(file: BinaryIO) -> Header:
     Before 3.1 nothing says where the header ends but the first line that is none; jAER's closing line is heeded.
     """
     lines: list[str] = []
-    while file.tell() < MAX_HEADER_BYTES:
+    while len(lines) < MAX_LINES and file.tell() < MAX_HEADER_BYTES:
         at = file.tell()
         line = file.readline(MAX_LINE_BYTES)
         text = line.rstrip(b"\r\n")
@@ -36,7 +37,7 @@ def read_header(file: BinaryIO) -> Header:
         if text == b"#!END-HEADER" or text.lower() == b"# end of ascii header":
             break
     else:
-        raise ValueError(f"its header is longer than {MAX_HEADER_BYTES >> 20} MiB")
+        raise ValueError(f"its header is longer than {MAX_LINES:,} lines or {MAX_HEADER_BYTES >> 20} MiB")
     found = re.match(r"!AER-DAT(\d\.\d)", lines[0]) if lines else None
     return Header(found[1] if found else "1.0", tuple(lines), file.tell())
 

@@ -21,6 +21,8 @@ COLUMNS = ("x", "y", "t", "p")
 DSEC_RESOLUTION = (640, 480)
 MAX_CHUNK_BYTES = 64 << 20  # HDF5 decodes a whole chunk at once, whatever is asked of it
 MAX_SIDE = 1 << 13
+SMALLEST_RUN = 256  # near damage, no smaller piece is tried
+MOST_COMPRESSED = 10_000  # times that increase cannot be stored in less; a claimed length alone costs nothing
 
 
 class Dsec:
@@ -55,6 +57,9 @@ class Dsec:
         self._columns = {name: self._dataset(f"events/{name}", 1) for name in COLUMNS}
         lengths = {len(column) for column in self._columns.values()}
         self._count = min(lengths)
+        t = self._columns["t"]
+        if t.nbytes > MOST_COMPRESSED * t.id.get_storage_size():
+            raise ValueError(f"it claims {len(t):,} events and does not hold them")
         if len(lengths) > 1:
             self.damage = "truncated (its columns differ in length)"
         self._offset_us = int(self._dataset("t_offset", 0)[()]) if "t_offset" in self._file else 0
@@ -158,15 +163,30 @@ class Dsec:
 
     def events(self, start_us: int) -> Iterator[Events]:
         for first in range(self._first_at(start_us), self._count, CHUNK_EVENTS):
-            part = slice(first, min(first + CHUNK_EVENTS, self._count))
-            x, y, t, p = (self._columns[name][part] for name in COLUMNS)
-            x, y = x.astype(np.int32), y.astype(np.int32)
-            if self._map is not None:
-                x, y = self._rectified(x, y)
-            outside = (x < 0) | (y < 0) | (x >= self.resolution[0]) | (y >= self.resolution[1])
-            x[outside] = -1
-            t = t.astype(np.int64) + self._offset_us
-            yield Events(t, x.astype(np.int16), y.astype(np.int16), (p > 0).astype(np.uint8))
+            yield from self._runs(first, min(first + CHUNK_EVENTS, self._count))
+
+    def _runs(self, first: int, last: int) -> Iterator[Events]:
+        """Events [first, last) at once, or in smaller pieces up to the damage that keeps them from being read so."""
+        try:
+            run = self._decode(slice(first, last))
+        except (OSError, RuntimeError):
+            if last - first < SMALLEST_RUN:
+                raise
+            middle = (first + last) // 2
+            yield from self._runs(first, middle)
+            yield from self._runs(middle, last)
+        else:
+            yield run
+
+    def _decode(self, part: slice) -> Events:
+        x, y, t, p = (self._columns[name][part] for name in COLUMNS)
+        x, y = x.astype(np.int32), y.astype(np.int32)
+        if self._map is not None:
+            x, y = self._rectified(x, y)
+        outside = (x < 0) | (y < 0) | (x >= self.resolution[0]) | (y >= self.resolution[1])
+        x[outside] = -1
+        t = t.astype(np.int64) + self._offset_us
+        return Events(t, x.astype(np.int16), y.astype(np.int16), (p > 0).astype(np.uint8))
 
     def _rectified(self, x: NDArray[np.int32], y: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         assert self._map is not None
