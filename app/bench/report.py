@@ -85,30 +85,8 @@ def print_report(figures: dict[str, Any], console: Console) -> None:
     console.print(
         f"[bold]{machine['processor']}[/], {machine['cores']} cores, ONNX Runtime {machine.get('onnxruntime')}"
     )
-    table = Table(title=f"{figures['windows']} windows, every strategy at its best use of the cores")
-    for heading in ("strategy", "caption p50", "p95 ms", "prefill", "step", "α", "α content", "accepted/pass"):
-        table.add_column(heading, justify="left" if heading == "strategy" else "right")
-    for heading in ("hidden", "acc. hidden", "η", "η predicted", "lossless", "placement"):
-        table.add_column(heading, justify="right")
-    for name, row in figures["strategies"].items():
-        table.add_row(
-            name,
-            _number(row["caption_ms"]["p50"], 1),
-            _number(row["caption_ms"]["p95"], 1),
-            _number(row["prefill_ms"]["p50"], 1),
-            _number((row["decode_step_ms"] or {}).get("p50"), 2),
-            f"{row['alpha_injected']:.2f} injected" if row["alpha_injected"] is not None else _number(row["alpha"], 3),
-            _number(row["alpha_content"], 3),
-            _number(row["mean_acceptance_length"], 2),
-            _number(row["hidden_tokens_mean"], 1),
-            _number(row["accepted_hidden_tokens_mean"], 1),
-            _number(row["eta"], 2),
-            _number(row["eta_predicted"], 2),
-            ("yes" if row["lossless"] else f"NO: {row['mismatches']}")
-            + (f" ({row['ties']} ties)" if row["ties"] else ""),
-            row["placement"] or "–",
-        )
-    console.print(table)
+    console.print(_speed(figures))
+    console.print(_acceptance(figures))
     small = Table(title="ratios and the rest", show_header=False)
     for name, value in figures["ratios"].items():
         small.add_row(name, _number(value, 3))
@@ -130,6 +108,46 @@ def print_report(figures: dict[str, Any], console: Console) -> None:
         )
         small.add_row("peak resident MiB", _number(figures["memory"]["peak_mib"], 0))
     console.print(small)
+
+
+def _speed(figures: dict[str, Any]) -> Table:
+    table = Table(title=f"time to the verified caption, ms, {figures['windows']} windows")
+    for heading in ("strategy", "placement", "p50", "p95", "prefill p50", "step p50", "η", "η predicted", "lossless"):
+        table.add_column(heading, justify="left" if heading in ("strategy", "placement") else "right")
+    for name, row in figures["strategies"].items():
+        ties = f" ({row['ties']} ties)" if row["ties"] else ""
+        table.add_row(
+            name,
+            row["placement"] or "–",
+            _number(row["caption_ms"]["p50"], 1),
+            _number(row["caption_ms"]["p95"], 1),
+            _number(row["prefill_ms"]["p50"], 1),
+            _number((row["decode_step_ms"] or {}).get("p50"), 2),
+            _number(row["eta"], 2),
+            _number(row["eta_predicted"], 2),
+            ("yes" if row["lossless"] else f"NO: {row['mismatches']}") + ties,
+        )
+    return table
+
+
+def _acceptance(figures: dict[str, Any]) -> Table:
+    table = Table(title="acceptance")
+    for heading in ("strategy", "α", "α content", "rate", "tokens a pass", "hidden", "accepted hidden"):
+        table.add_column(heading, justify="left" if heading == "strategy" else "right")
+    for name, row in figures["strategies"].items():
+        if row["alpha"] is None:
+            continue
+        injected = f" ({row['alpha_injected']:.1f} injected)" if row["alpha_injected"] is not None else ""
+        table.add_row(
+            name,
+            _number(row["alpha"], 3) + injected,
+            _number(row["alpha_content"], 3),
+            _number(row["draft_acceptance_rate"], 3),
+            _number(row["mean_acceptance_length"], 2),
+            _number(row["hidden_tokens_mean"], 1),
+            _number(row["accepted_hidden_tokens_mean"], 1),
+        )
+    return table
 
 
 def _number(value: float | None, digits: int) -> str:

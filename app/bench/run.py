@@ -72,11 +72,11 @@ class Bench:
             task = progress.add_task("captioning", total=len(lanes) * len(windows))
             run_lanes(lanes, self.models, self.settings, windows, lambda: progress.advance(task))
             figures = self._figures(lanes, costs, windows)
+            progress.add_task("live pipeline", total=None)
+            figures |= self._live(costs)  # before the peer: its torch would count as our memory
             if self.what.peer:
                 progress.add_task("transformers generate", total=None)
                 figures["peers"]["transformers"] = self._peer(lanes, windows)
-            progress.add_task("live pipeline", total=None)
-            figures |= self._live(costs)
         return figures
 
     def _windower(self, info: SourceInfo, lead_us: int) -> Windower:
