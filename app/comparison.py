@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from app.captioner import Captioner
-from app.records import Caption
+from app.config import Config
+from app.pipeline import run_pipeline
+from app.records import Caption, Dropped
+from app.sensors.contract import RecordedSource
+from app.session import make_windower
 from app.telemetry.summary import Report, Summary
+from app.windows import Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,18 +24,37 @@ class Comparison:
     identical: int  # token for token
 
 
-def target_alone(captioner: Captioner, captions: Iterable[Caption]) -> Comparison:
-    """Caption the windows of `captions` again, one after the other on an idle machine, by the target alone.
+class _Again:
+    """A sink that compares each caption with what was said of its window before."""
 
-    Leaves the captioner with the strategy `autoregressive`.
+    def __init__(self, said: Mapping[int, tuple[int, ...]]) -> None:
+        self._said, self._summary = said, Summary()
+        self._windows = self._identical = 0
+
+    def on_caption(self, caption: Caption) -> None:
+        self._summary.add(caption)
+        if caption.window.index in self._said:
+            self._windows += 1
+            self._identical += self._said[caption.window.index] == caption.token_ids
+
+    def on_dropped(self, dropped: Dropped) -> None:
+        self._summary.drop(dropped)
+
+    def on_draft(self, window: Window, text: str) -> None:
+        """The target alone drafts nothing."""
+
+    def comparison(self) -> Comparison:
+        return Comparison(self._summary.report(), self._windows, self._identical)
+
+
+async def target_alone(
+    config: Config, source: RecordedSource, captioner: Captioner, said: Mapping[int, tuple[int, ...]]
+) -> Comparison:
+    """Play the recording again, at the same pace, with the target alone; `said` are the tokens by window index.
+
+    The pace matters: an idle machine with warm caches would flatter the target. Leaves the captioner `autoregressive`.
     """
-    captions = list(captions)
     captioner.use("autoregressive")
-    summary, identical = Summary(), 0
-    for before in captions[:1]:
-        captioner.caption(before.window)  # not counted: the first pass of a new schedule warms up
-    for before in captions:
-        again = captioner.caption(replace(before.window, closed_ns=time.monotonic_ns()))
-        summary.add(again)
-        identical += again.token_ids == before.token_ids
-    return Comparison(summary.report(), len(captions), identical)
+    again = _Again(said)
+    await run_pipeline(source, make_windower(config, captioner, source.info), captioner, [again], lossless=True)
+    return again.comparison()

@@ -22,7 +22,6 @@ from app.telemetry.summary import Report, Summary
 from app.windows import Window
 
 PICTURE_WIDTH = 132
-PICTURED_CAPTIONS = 5
 
 
 class DemoView:
@@ -97,7 +96,7 @@ def save_picture(
         console = Console(file=nowhere, record=True, force_terminal=True, width=PICTURE_WIDTH)
         console.print(legend(colour=True))
         console.print()
-        for caption in captions[:PICTURED_CAPTIONS]:
+        for caption in captions:
             console.print(caption_block(caption, True, PICTURE_WIDTH, origin_us))
         console.print(report_table(report, comparison))
         # the stock template would fetch its font from elsewhere

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 from app.publishing.files import CaptionFile
 from app.publishing.mqtt import Publisher
 from app.publishing.payloads import CaptionLog, Origin, caption_payload
@@ -62,13 +60,17 @@ class Counting:
 
 
 class Remembering:
-    """Keeps the last `limit` captions with their windows, to caption those again."""
+    """Keeps what was said of each window, to compare it with, and the first `limit` captions whole, for a picture."""
 
     def __init__(self, limit: int) -> None:
-        self.captions: deque[Caption] = deque(maxlen=limit)
+        self.said: dict[int, tuple[int, ...]] = {}  # token ids by window index
+        self.captions: list[Caption] = []
+        self._limit = limit
 
     def on_caption(self, caption: Caption) -> None:
-        self.captions.append(caption)
+        self.said[caption.window.index] = caption.token_ids
+        if len(self.captions) < self._limit:
+            self.captions.append(caption)
 
     def on_dropped(self, dropped: Dropped) -> None:
         """Nothing to compare."""

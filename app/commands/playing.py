@@ -10,7 +10,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from app.captioner import Captioner
 from app.comparison import Comparison, target_alone
 from app.config import Config
 from app.demo_view import DemoView, save_picture
@@ -21,7 +20,7 @@ from app.session import Outputs, caption_recording, load_captioner
 from app.sinks import Counting, Remembering
 from app.telemetry.summary import Summary
 
-COMPARED_WINDOWS = 64  # what a demo captions again with the target alone; bounds its memory
+PICTURED = 5  # captions in a picture
 
 
 def play(
@@ -38,7 +37,7 @@ def play(
 
     The figures are shown for whatever was captioned, also when the recording is torn or Ctrl-C ends it.
     """
-    console, summary, remembered = console or Console(), Summary(), Remembering(COMPARED_WINDOWS)
+    console, summary, remembered = console or Console(), Summary(), Remembering(PICTURED)
     source = open_source()
     for note in source.notes:
         print(f"event-captioner: {note}", file=sys.stderr)
@@ -53,20 +52,16 @@ def play(
             with DemoView(console, summary, _span_us(source.info)) as view:
                 asyncio.run(caption_recording(config, source, captioner, outputs, [*sinks, view]))
         if compare:
-            comparison = _compare(console, captioner, remembered)
+            with console.status("the recording once more, with the target alone …"):
+                comparison = asyncio.run(target_alone(config, open_source(), captioner, remembered.said))
         if picture:
-            save_picture(picture, list(remembered.captions), source.info.start_us or 0, summary.report(), comparison)
+            save_picture(picture, remembered.captions, source.info.start_us or 0, summary.report(), comparison)
     finally:
         captioner.close()
         if as_json:
             print(json.dumps(report_json(summary.report(), comparison)))
         elif summary.report().captions:
             console.print(report_table(summary.report(), comparison))
-
-
-def _compare(console: Console, captioner: Captioner, remembered: Remembering) -> Comparison:
-    with console.status("the same windows again, by the target alone …"):
-        return target_alone(captioner, remembered.captions)
 
 
 def _span_us(info: SourceInfo) -> tuple[int, int] | None:

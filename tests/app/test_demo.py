@@ -31,15 +31,18 @@ def test_the_demo_captions_publishes_and_compares(tmp_path: Path) -> None:
     with subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, text=True) as demo:
         assert demo.stdout
         out, heard = "", None
+        messages_file = tmp_path / "heard"
         for line in demo.stdout:
             out += line
             if found := re.search(r"mosquitto_sub (-h \S+ -p \S+ -t) '(\S+)'", line):
                 listen = ["mosquitto_sub", *found[1].split(), found[2], "-F", "%t %p"]
-                heard = subprocess.Popen(listen, stdout=subprocess.PIPE, text=True)
-        assert heard
-        heard.terminate()
-        messages = [line.split(" ", 1) for line in heard.communicate(timeout=10)[0].splitlines()]
+                with messages_file.open("w") as file:
+                    heard = subprocess.Popen(listen, stdout=file)
     assert demo.returncode == 0
+    assert heard
+    heard.terminate()
+    heard.wait(10)
+    messages = [line.split(" ", 1) for line in messages_file.read_text().splitlines()]
     captions = [json.loads(payload) for topic, payload in messages if topic.endswith("/caption")]
     telemetry = {json.loads(payload)["id"]: json.loads(payload) for topic, payload in messages if "telemetry" in topic}
     assert len(captions) >= 10
