@@ -23,6 +23,7 @@ from app.sensors.file_source import CHUNK_EVENTS, RawFrame
 RECORD = np.dtype([("address", ">u4"), ("time", ">u4")])
 APS, SUBTYPE, RESET, SIGNAL, SPECIAL = 0x8000_0000, 0xC00, 0x000, 0x400, 0x400
 ADC_MAX = 1023
+RESET_US = 1_000_000  # a step back by more is the counter being reset, as jAER allows; less is disorder
 WHOLE = 0.9  # a frame that lost more of its pixels is left out
 
 Address = NDArray[np.uint32]
@@ -50,7 +51,10 @@ class Aedat2:
         self._data_at = header.size
         self.notes: tuple[str, ...] = ()
         self.damage: str | None = None
+        self._resets = 0
         self._scan()
+        if self._resets:
+            self.notes += (f"its time counter was set back {self._resets} times; time goes on from there",)
 
     def _records(self) -> Iterator[tuple[Address, NDArray[np.int64]]]:
         """Addresses and unwrapped times, a chunk at a time."""
@@ -66,6 +70,9 @@ class Aedat2:
                 raw = records["time"].astype(np.uint32)
                 # differences modulo 2³²: the counter may wrap, and times may run backwards
                 steps = np.diff(raw, prepend=raw[0] if last is None else last).astype(np.int32).astype(np.int64)
+                back = steps < -RESET_US
+                steps[back] = 0
+                self._resets += int(np.count_nonzero(back))
                 now_us = int(raw[0]) if last is None else now_us
                 times = now_us + np.cumsum(steps)
                 last, now_us = raw[-1], int(times[-1])

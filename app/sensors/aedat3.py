@@ -99,9 +99,9 @@ class Aedat3:
         start_us, end_us = (times[0], times[-1]) if times else (0, -1)
         with self._path.open("rb") as file:
             for packet in self._packets(file):
-                if packet.kind != FRAME_TYPE or not packet.number:
+                if packet.kind != FRAME_TYPE or packet.event_size < FRAME.size:
                     continue
-                for index in (0, packet.number - 1):
+                for index in range(packet.number):
                     if (t_us := self._frame_time(file, packet, index)) is not None:
                         start_us = min(start_us, t_us) if times or self.has_frames else t_us
                         end_us, self.has_frames = max(end_us, t_us), True
@@ -112,8 +112,6 @@ class Aedat3:
         """The middle of a valid frame's exposure."""
         file.seek(packet.at + index * packet.event_size)
         head = file.read(FRAME.size)
-        if packet.event_size < FRAME.size or len(head) < FRAME.size:
-            return None
         info, start, _, exposed_from, exposed_to, *_ = FRAME.unpack(head)
         middle = (exposed_from + exposed_to) // 2 if 0 < exposed_from <= exposed_to else start
         return packet.overflow_us + middle if info & 1 else None
@@ -141,7 +139,9 @@ class Aedat3:
     def frames(self, start_us: int) -> Iterator[RawFrame]:
         with self._path.open("rb") as file:
             for packet in self._packets(file):
-                for index in range(packet.number if packet.kind == FRAME_TYPE else 0):
+                if packet.kind != FRAME_TYPE or packet.event_size < FRAME.size:
+                    continue
+                for index in range(packet.number):
                     t_us = self._frame_time(file, packet, index)
                     if t_us is None or t_us < start_us:
                         continue

@@ -20,7 +20,7 @@ from app.sensors.file_source import CHUNK_EVENTS, RawFrame, first_line
 COLUMNS = ("x", "y", "t", "p")
 DSEC_RESOLUTION = (640, 480)
 MAX_CHUNK_BYTES = 64 << 20  # HDF5 decodes a whole chunk at once, whatever is asked of it
-MAX_SIDE = 1 << 13
+MAX_SIDE = 1 << 12
 SMALLEST_RUN = 256  # near damage, no smaller piece is tried
 MOST_COMPRESSED = 10_000  # times that increase cannot be stored in less; a claimed length alone costs nothing
 

@@ -151,6 +151,7 @@ class FileSource:
         self._items = iter(self._checked)
         self._lock = threading.Lock()  # a read that was abandoned may still be at work when the file is closed
         self._closed = False
+        self._damage_known = file.damage  # of the end of the whole file
         self._count, self._last_us = 0, start_us
         self.ended_early: str | None = None
 
@@ -203,7 +204,7 @@ class FileSource:
 
     def _reached_the_tear(self) -> bool:
         """A `duration_s` that ends before the damage was played in full."""
-        return self._info.end_us == self._file.end_us or str(self._file.damage).startswith("damaged")
+        return self._info.end_us == self._file.end_us or self._file.damage != self._damage_known
 
     async def close(self) -> None:
         self._closed = True

@@ -154,6 +154,13 @@ def test_aedat2_the_time_counter_wraps(tmp_path: Path) -> None:
     assert np.diff(found.t).tolist() == [10, 10, 10, 10]
 
 
+def test_aedat2_the_time_counter_is_reset(tmp_path: Path) -> None:
+    times = [9_000_000, 9_000_010, 0, 10, 20]
+    source = open_source(aedat2(tmp_path / "a.aedat", (dvs((t, 3, 2, 1)) for t in times)))
+    assert np.diff(events_of(read(source)).t).tolist() == [10, 0, 10, 10]
+    assert "set back 1 times" in source.notes[0]
+
+
 def test_aedat2_seeking_and_tears(tmp_path: Path) -> None:
     wanted = some_events()
     path = aedat2(tmp_path / "a.aedat", map(dvs, wanted))
@@ -227,6 +234,9 @@ def test_aedat3_tears(tmp_path: Path) -> None:
     source = open_source(path)
     assert_events(read(source), wanted[:1000])
     assert "no packet" in (source.ended_early or "")
+    short = open_source(path, duration_s=0.001)
+    read(short)
+    assert short.ended_early is None
     lying = struct.pack("<hhiiiiii", 1, 1, 8, 4, 0, 1 << 30, (1 << 31) - 1, 1 << 30)
     path.write_bytes(HEADER_3 + lying + polarity(wanted[0]))
     assert_events(read(open_source(path)), wanted[:1])
