@@ -10,12 +10,12 @@ from typer.core import TyperCommand, TyperGroup
 
 from app.yaml_source import ConfigError
 
-COMMANDS = ("demo", "replay", "info", "bench", "export", "train-demo", "synthesize", "check-config")
+COMMANDS = ("demo", "replay", "info", "bench", "export", "models", "train-demo", "synthesize", "check-config")
 OUR_PACKAGES = ("app", "models", "export")
 
 
 class LazyCommands(TyperGroup):
-    """Command `a-b` is the function `command` of app/commands/a_b.py."""
+    """Command `a-b` is the function `command` of app/commands/a_b.py, or the Typer `group` of several there."""
 
     def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
         return list(COMMANDS)
@@ -23,8 +23,11 @@ class LazyCommands(TyperGroup):
     def get_command(self, ctx: typer.Context, cmd_name: str) -> TyperCommand | None:  # type: ignore[override]
         if cmd_name not in COMMANDS:
             return None
+        module = import_module(f"app.commands.{cmd_name.replace('-', '_')}")
+        if hasattr(module, "group"):
+            return typer.main.get_group(module.group)  # type: ignore[return-value]
         holder = typer.Typer(add_completion=False)
-        holder.command(cmd_name)(import_module(f"app.commands.{cmd_name.replace('-', '_')}").command)
+        holder.command(cmd_name)(module.command)
         return typer.main.get_command(holder)  # type: ignore[return-value]
 
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -18,34 +18,18 @@ import torch
 from export.graphs import attach, decoder_graph, tree_graph, vision_graph
 from export.joint import join_projections
 from export.parity import check_parity
-from models import eventgpt, video_llava
-from models.checkpoint import Names, load_tensors, place, read_config, weight_files
-from models.clip import ClipConfig
+from models.checkpoint import Names, load_tensors, read_config, weight_files
+from models.clip import ClipConfig, ClipVision
 from models.errors import ModelError
 from models.manifest import FORMAT, MANIFEST
-from models.prompts import QUESTION, eventgpt_prompt, video_llava_prompt
+from models.networks import network_of
+from models.prompts import PROMPTS, QUESTION
 from models.stored import StoredTensor, sha256, stored_tensors
 from models.tokenizer import load_tokenizer
 
 TOLERANCE = 1e-4
 _SIDE_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 _STORAGE = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
-
-
-@dataclass(frozen=True)
-class Network:
-    """A network that can be exported: its role, how its checkpoints name tensors, and how many frames a window has."""
-
-    role: str
-    load: Callable[[Path], Any]
-    names: Names
-    frames: int
-
-
-NETWORKS = {
-    eventgpt.MODEL_TYPE: Network("drafter", eventgpt.EventGPT.load, eventgpt.NAMES, eventgpt.EVENT_FRAMES),
-    video_llava.MODEL_TYPE: Network("target", video_llava.VideoLlava.load, video_llava.NAMES, video_llava.FRAMES),
-}
 
 
 def export_checkpoint(
@@ -69,17 +53,12 @@ def export_checkpoint(
     """
     checkpoint, out = checkpoint.resolve(), out.resolve()
     config = read_config(checkpoint)
-    network = NETWORKS.get(str(config.get("model_type")))
-    if network is None:
-        known = " or ".join(NETWORKS)
-        raise ModelError(
-            f"{place(checkpoint / 'config.json')}: model_type is {config.get('model_type')!r}; {known} can be exported"
-        )
+    network = network_of(checkpoint)
     if out != checkpoint and out.exists():
         raise ModelError(f"{out}: exists already; name a new folder or remove it")
     model = network.load(checkpoint)
     model.requires_grad_(False)
-    prompt = _prompt(checkpoint, network, model.visual_tokens)
+    prompt = _prompt(checkpoint, config["model_type"], model.visual_tokens)
     if s_max is None:
         if prompt is None:
             raise ModelError(f"{checkpoint.name}: no tokenizer, so the prompt's length is unknown; give s_max")
@@ -88,9 +67,13 @@ def export_checkpoint(
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
         folder = Path(temporary)
         weights = _weights(checkpoint, folder, model, network.names, _link if out == checkpoint else shutil.copyfile)
-        clip, llama = _clip(model), model.decoder.config
+        tower, llama = _tower(model), model.decoder.config
+        clip = tower.config
         graphs = {
-            "vision": (vision_graph(model.vision, network.frames, clip.image_size), "vision."),
+            "vision": (
+                vision_graph(model.vision, network.frames, clip.image_size, fixed=tower.temporal_frames is not None),
+                "vision.",
+            ),
             "decoder": (decoder_graph(model.decoder, s_max), "decoder."),
             "decoder_tree": (tree_graph(model.decoder, s_max), "decoder."),
         }
@@ -133,18 +116,16 @@ def export_checkpoint(
     return manifest
 
 
-def _clip(model: Any) -> ClipConfig:
+def _tower(model: Any) -> ClipVision:
     vision = model.vision
-    tower = vision.visual_tower if hasattr(vision, "visual_tower") else vision.video_tower
-    return cast(ClipConfig, tower.config)
+    return cast(ClipVision, vision.visual_tower if hasattr(vision, "visual_tower") else vision.video_tower)
 
 
-def _prompt(checkpoint: Path, network: Network, visual_tokens: int) -> dict[str, Any] | None:
+def _prompt(checkpoint: Path, model_type: str, visual_tokens: int) -> dict[str, Any] | None:
     """The demo question's prompt in rows, for the manifest; None without a tokenizer."""
     if not any((checkpoint / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         return None
-    make = eventgpt_prompt if network.role == "drafter" else video_llava_prompt
-    prompt = make(load_tokenizer(checkpoint), QUESTION, visual_tokens)
+    prompt = PROMPTS[model_type](load_tokenizer(checkpoint), QUESTION, visual_tokens)
     return {"question": QUESTION, "head": len(prompt.head_ids), "tail": len(prompt.tail_ids), "rows": len(prompt)}
 
 
@@ -192,7 +173,7 @@ def _move(folder: Path, out: Path, checkpoint: Path, clip: ClipConfig) -> None:
         if (checkpoint / side).is_file():
             shutil.copyfile(checkpoint / side, folder / side)
     config = read_config(checkpoint)
-    if "vision_config" not in config:  # official EventGPT names a CLIP folder, which is not beside the export
+    if "vision_config" not in config:  # official checkpoints name a tower's folder, which is not beside the export
         (folder / "config.json").write_text(json.dumps(config | {"vision_config": asdict(clip)}, indent=2) + "\n")
     folder.chmod(0o755)  # temporary folders are private
     folder.rename(out)

@@ -25,10 +25,11 @@ _ROWS = {0: torch.export.Dim.DYNAMIC}
 _DTYPES = {"F32": TensorProto.FLOAT, "F16": TensorProto.FLOAT16, "BF16": TensorProto.BFLOAT16}
 
 
-def vision_graph(vision: nn.Module, frames: int, image_size: int) -> onnx.ModelProto:
-    """pixels [N, 3, S, S] to tokens [V, D]."""
+def vision_graph(vision: nn.Module, frames: int, image_size: int, fixed: bool = False) -> onnx.ModelProto:
+    """pixels [N, 3, S, S] to tokens [V, D]; N is any number, or `fixed` to `frames` (attention over time)."""
     example = (torch.zeros(frames, 3, image_size, image_size),)
-    return _export(vision, example, (_ROWS,), ["pixels"], ["tokens"])
+    shapes: dict[int, Any] = {} if fixed else _ROWS
+    return _export(vision, example, (shapes,), ["pixels"], ["tokens"])
 
 
 def decoder_graph(decoder: LlamaDecoder, s_max: int) -> onnx.ModelProto:

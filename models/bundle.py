@@ -15,7 +15,7 @@ from models.errors import ModelError
 from models.event_frames import render
 from models.manifest import read_manifest
 from models.preprocess import clip_pixels
-from models.prompts import QUESTION, Prompt, eventgpt_prompt, video_llava_prompt
+from models.prompts import PROMPTS, QUESTION, Prompt
 from models.runtimes.contract import DecoderRuntime, Floats, VisionRuntime
 from models.stored import StoredTensor, stored_tensors
 from models.tokenizer import Tokenizer, load_tokenizer
@@ -61,8 +61,7 @@ class VisionLanguageModel:
 
     def prompt(self, question: str = QUESTION, max_new_tokens: int = 1) -> Prompt:
         """The model's official prompt. Raises ModelError when it and `max_new_tokens` exceed the cache."""
-        make = eventgpt_prompt if self.role == "drafter" else video_llava_prompt
-        prompt = make(self.tokenizer, question, self.visual_tokens)
+        prompt = PROMPTS[self.manifest["network"]](self.tokenizer, question, self.visual_tokens)
         if len(prompt) + max_new_tokens > self.decoder.s_max:
             raise ModelError(
                 f"{self.name}: a prompt of {len(prompt)} rows and {max_new_tokens} new tokens exceed the cache of "
@@ -89,6 +88,8 @@ def load_model(folder: Path, role: Role, runtime: RuntimeName = "onnx", max_new_
     if not folder.is_dir():
         raise ModelError(f"{folder}: no such folder; name the folder of an exported model")
     manifest = read_manifest(folder, role)
+    if manifest["network"] not in PROMPTS:
+        raise ModelError(f"{folder}: network {manifest['network']!r} is unknown; export the checkpoint again")
     embedding = _embedding(folder, manifest)
     tokenizer = load_tokenizer(folder)
     vision, decoder = (_onnx if runtime == "onnx" else _torch)(folder, manifest, embedding)

@@ -1,7 +1,8 @@
 """Reads published checkpoints: config.json, safetensors (one file or shards) and, restricted, PyTorch's .bin.
 
 The configuration and the safetensors headers are read without torch; tensors come as torch tensors, memory-mapped.
-Pickles are opened with `weights_only` and nothing else.
+Pickles are opened with `weights_only` and nothing else. No tensor is silently dropped or left as it was initialised: a
+checkpoint must hold all that its network reads and nothing else but what `Names.unused` lists.
 """
 
 from __future__ import annotations
@@ -140,7 +141,8 @@ def load_tensors(folder: Path) -> dict[str, tuple[Tensor, Path]]:
                 with safe_open(file, framework="pt") as reader:
                     content = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118, not a mapping
             else:
-                content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+                mapped = _is_zip(file)  # torch's form before 1.6 cannot be mapped
+                content = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
         except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise CheckpointError(f"{place(file)}: damaged ({reason[:120]}); download it again") from None
@@ -154,32 +156,95 @@ def load_tensors(folder: Path) -> dict[str, tuple[Tensor, Path]]:
     return tensors
 
 
+def _is_zip(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(2) == b"PK"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a checkpoint holds against what its network reads; published names, in the checkpoint's order."""
+
+    found: dict[str, str]  # our name of each usable tensor to its published one
+    missing: list[str]
+    unexpected: list[str]
+    wrong_shape: list[str]
+    unused: list[str]
+
+    @property
+    def complete(self) -> bool:
+        return not (self.missing or self.unexpected or self.wrong_shape)
+
+
+def compare(expected: Mapping[str, Sequence[int]], stored: Mapping[str, Sequence[int]], names: Names) -> Comparison:
+    """Compare shapes by our names with shapes by published names."""
+    result = Comparison({}, [], [], [], [])
+    seen = set()
+    for published, shape in stored.items():
+        try:
+            ours = names.ours(published)
+        except KeyError:
+            ours = ""
+        if ours is None:
+            result.unused.append(published)
+        elif ours not in expected or ours in seen:
+            result.unexpected.append(published)
+        else:
+            seen.add(ours)
+            if tuple(shape) == tuple(expected[ours]):
+                result.found[ours] = published
+            else:
+                result.wrong_shape.append(published)
+    result.missing.extend(names.published(ours, list(stored)) for ours in expected if ours not in seen)
+    return result
+
+
 def fill(module: nn.Module, tensors: Mapping[str, tuple[Tensor, Path]], names: Names, folder: Path) -> None:
     """Give every parameter of a module (made on the meta device) its tensor, converted to the parameter's dtype.
 
-    Raises CheckpointError for a missing or unexpected tensor and for a wrong shape.
+    Raises CheckpointError for missing and unexpected tensors, for a wrong shape and for values that are not finite.
     """
     expected = module.state_dict()
+    result = compare(
+        {name: value.shape for name, value in expected.items()},
+        {name: tensor.shape for name, (tensor, _) in tensors.items()},
+        names,
+    )
+    if result.unexpected:
+        file = tensors[result.unexpected[0]][1]
+        listed = _listed("unexpected tensor", result.unexpected)
+        raise CheckpointError(f"{place(file)}: {listed}; config.json does not describe this checkpoint")
+    if result.wrong_shape:
+        published = result.wrong_shape[0]
+        tensor, file = tensors[published]
+        asked = list(expected[names.ours(published) or ""].shape)
+        raise CheckpointError(
+            f"{place(file)}: tensor {published} has shape {list(tensor.shape)}, config.json asks for {asked}; "
+            "download the checkpoint again"
+        )
+    if result.missing:
+        files = weight_files(folder)
+        file = files[0] if len(files) == 1 else folder / f"{files[0].suffix[1:]} shards"
+        raise CheckpointError(
+            f"{place(file)}: {_listed('missing tensor', result.missing)}; download the checkpoint again"
+        )
     state: dict[str, Tensor] = {}
-    for published, (tensor, file) in tensors.items():
-        try:
-            name = names.ours(published)
-        except KeyError:
-            name = ""
-        if name is None:
-            continue
-        if name not in expected or name in state:
+    for ours, published in result.found.items():
+        tensor, file = tensors[published]
+        if not _finite(tensor):
             raise CheckpointError(
-                f"{place(file)}: unexpected tensor {published}; config.json does not describe this checkpoint"
+                f"{place(file)}: tensor {published} holds NaN or infinite values; download the checkpoint again"
             )
-        if tensor.shape != expected[name].shape:
-            shapes = f"has shape {list(tensor.shape)}, config.json asks for {list(expected[name].shape)}"
-            raise CheckpointError(f"{place(file)}: tensor {published} {shapes}; download the checkpoint again")
-        state[name] = tensor.to(expected[name].dtype)
-    for name in expected:
-        if name not in state:
-            missing = names.published(name, list(tensors))
-            files = weight_files(folder)
-            file = files[0] if len(files) == 1 else folder / f"{files[0].suffix[1:]} shards"
-            raise CheckpointError(f"{place(file)}: missing tensor {missing}; download the checkpoint again")
+        state[ours] = tensor.to(expected[ours].dtype)
     module.load_state_dict(state, assign=True)
+
+
+def _finite(tensor: Tensor) -> bool:
+    """One pass without a temporary: the extremes of a tensor with NaN are NaN."""
+    return tensor.numel() == 0 or all(bool(edge.isfinite()) for edge in tensor.aminmax())
+
+
+def _listed(what: str, names: list[str]) -> str:
+    """`missing tensor a`, or with `and 3 more (b, c, …)`."""
+    more = f" and {len(names) - 1} more ({', '.join(names[1:3])}{', …' if len(names) > 3 else ''})"
+    return f"{what} {names[0]}{more if len(names) > 1 else ''}"

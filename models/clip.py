@@ -1,6 +1,7 @@
 """CLIP's vision tower (Radford et al. 2021), with the parameter names of transformers' CLIPVisionModel.
 
-The final `post_layernorm` is not here: neither model reads anything after it.
+LanguageBind's variant for video (Zhu et al. 2023) puts an attention over time before each layer. The final
+`post_layernorm` is not here: no model of ours reads anything after it.
 """
 
 from __future__ import annotations
@@ -128,23 +129,48 @@ class Layer(nn.Module):
         return x + cast(Tensor, self.mlp(self.layer_norm2(x)))
 
 
+class TemporalLayer(Layer):
+    """LanguageBind's layer: every position first attends to itself in the window's other frames, then as in CLIP.
+
+    The position in time is added to the residual stream itself, in every layer anew; there is no feed-forward of time.
+    """
+
+    def __init__(self, config: ClipConfig, frames: int) -> None:
+        super().__init__(config)
+        self.frames = frames
+        self.temporal_embedding = nn.Parameter(torch.randn(1, frames, config.hidden_size) * config.hidden_size**-0.5)
+        self.temporal_layer_norm1 = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.temporal_attn = Attention(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """All frames of one window, [frames, tokens, C]. Raises ValueError for another number of frames."""
+        if x.shape[0] != self.frames:
+            raise ValueError(f"vision tower: {x.shape[0]} frames, but its attention over time needs {self.frames}")
+        moments = x.transpose(0, 1) + self.temporal_embedding  # [tokens, frames, C]
+        moments = moments + cast(Tensor, self.temporal_attn(self.temporal_layer_norm1(moments)))
+        return super().forward(moments.transpose(0, 1))
+
+
 class Encoder(nn.Module):
     """The stack of layers: a level of its own only because checkpoints name it."""
 
-    def __init__(self, config: ClipConfig) -> None:
+    def __init__(self, config: ClipConfig, temporal_frames: int | None) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(
+            TemporalLayer(config, temporal_frames) if temporal_frames else Layer(config)
+            for _ in range(config.num_hidden_layers)
+        )
 
 
 class ClipVision(nn.Module):
-    """The tower."""
+    """The tower; with `temporal_frames`, LanguageBind's, whose N is that number."""
 
-    def __init__(self, config: ClipConfig) -> None:
+    def __init__(self, config: ClipConfig, temporal_frames: int | None = None) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.temporal_frames = config, temporal_frames
         self.embeddings = Embeddings(config)
         self.pre_layrnorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)  # so misspelt in every checkpoint
-        self.encoder = Encoder(config)
+        self.encoder = Encoder(config, temporal_frames)
 
     def forward(self, pixels: Tensor, layers: int | None = None) -> list[Tensor]:
         """Pixels [N, 3, H, W] to states [N, tokens, C]: the embeddings', then one after each of the first `layers`."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from models.checkpoint import CheckpointError, Names, fill, load_tensors, place, read_config
 from models.clip import ClipConfig, ClipVision
 from models.llama import LlamaConfig, LlamaDecoder
+from models.towers import find_tower
 
 MODEL_TYPE = "EventChat_llama"
 EVENT_FRAMES = 5
@@ -79,41 +80,35 @@ class EventGPT(nn.Module):
         return EVENT_FRAMES + self.vision.visual_tower.config.tokens
 
     @classmethod
-    def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> EventGPT:
-        """From a published checkpoint folder, in evaluation mode. Raises CheckpointError.
+    def blueprint(cls, folder: Path, stored: Collection[str], dtype: torch.dtype) -> tuple[EventGPT, Path | None]:
+        """The network of a checkpoint on the meta device, from config.json and the tensors' names; and the folder of
+        the CLIP checkpoint that its tower's weights come from, None when it holds them itself.
 
-        CLIP's sizes come from `vision_config` in config.json (our own checkpoints) or from the folder `mm_visual_tower`
-        (official ones), whose weights also serve where the checkpoint holds none of the tower's.
+        CLIP's sizes come from `vision_config` in config.json (our own checkpoints) or from the CLIP checkpoint that
+        `mm_visual_tower` names (official ones). Raises CheckpointError.
         """
         config = read_config(folder)
         where = place(folder / "config.json")
         if config.get("model_type") != MODEL_TYPE:
             raise CheckpointError(f"{where}: model_type is {config.get('model_type')!r}, not {MODEL_TYPE!r}")
-        clip, clip_folder = _clip(config, folder, where)
+        if config.get("mm_use_im_start_end"):
+            raise CheckpointError(f"{where}: mm_use_im_start_end is not supported; use another checkpoint")
+        inside = any(name.startswith(TOWER) for name in stored)
+        clip, clip_folder = find_tower(config, "mm_visual_tower", folder, inside)
         with torch.device("meta"):
             model = cls(clip, LlamaConfig.from_json(config, where)).to(dtype)
+        return model, None if inside else clip_folder
+
+    @classmethod
+    def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> EventGPT:
+        """From a published checkpoint folder, in evaluation mode. Raises CheckpointError."""
+        read_config(folder)  # a folder without one is no checkpoint: said before anything else
         tensors = load_tensors(folder)
-        if clip_folder is not None and not any(name.startswith(TOWER) for name in tensors):
+        model, clip_folder = cls.blueprint(folder, tensors, dtype)
+        if clip_folder is not None:
             with torch.device("meta"):
-                tower = ClipVision(clip).to(dtype)
+                tower = ClipVision(model.vision.visual_tower.config).to(dtype)
             fill(tower, load_tensors(clip_folder), CLIP_NAMES, clip_folder)
             tensors |= {TOWER + name: (tensor, clip_folder) for name, tensor in tower.state_dict().items()}
         fill(model, tensors, NAMES, folder)
         return model.eval()
-
-
-def _clip(config: Mapping[str, Any], folder: Path, where: str) -> tuple[ClipConfig, Path | None]:
-    """CLIP's sizes, and the folder of its own weights when one is named."""
-    own = config.get("vision_config")
-    if isinstance(own, dict):
-        return ClipConfig.from_json(own, where), None
-    named = config.get("mm_visual_tower")
-    if not isinstance(named, str):
-        raise CheckpointError(f"{where}: neither vision_config nor mm_visual_tower; download the checkpoint again")
-    for candidate in (folder / named, folder.parent / named):
-        if (candidate / "config.json").is_file():
-            clip = read_config(candidate)
-            return ClipConfig.from_json(clip.get("vision_config", clip), place(candidate / "config.json")), candidate
-    raise CheckpointError(
-        f"{where}: mm_visual_tower {named!r} is no folder here; download that CLIP checkpoint and name it"
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ SYSTEM = (
 )
 EVENTGPT = SYSTEM + " USER: <ev_start><event><ev_end>\n{question} ASSISTANT:"
 VIDEO_LLAVA = "USER: <video>\n{question} ASSISTANT:"
+VIDEO_LLAVA_ORIGINAL = SYSTEM + " USER: " + "<image>" * 8 + "\n{question} ASSISTANT:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,21 @@ def video_llava_prompt(tokenizer: Tokenizer, question: str, num_visual: int) -> 
     """The Hugging Face port's prompt; what follows `<video>` continues the sentence, so it gets no leading space."""
     head, tail = _split(VIDEO_LLAVA, "<video>", question)
     return Prompt((tokenizer.bos_id, *tokenizer.encode(head)), num_visual, tokenizer.encode(tail, continues=True))
+
+
+def video_llava_original_prompt(tokenizer: Tokenizer, question: str, num_visual: int) -> Prompt:
+    """The original's prompt: eight `<image>` in a row, one a frame, nothing between them; chunks as EventGPT's."""
+    if "<image>" in question:
+        raise ValueError("question: it must not contain <image>, the place of the visual tokens")
+    head, *_, tail = VIDEO_LLAVA_ORIGINAL.format(question=question).split("<image>")
+    return Prompt((tokenizer.bos_id, *tokenizer.encode(head)), num_visual, tokenizer.encode(tail))
+
+
+PROMPTS: dict[str, Callable[[Tokenizer, str, int], Prompt]] = {  # by the model_type of config.json
+    "EventChat_llama": eventgpt_prompt,
+    "video_llava": video_llava_prompt,
+    "llava": video_llava_original_prompt,
+}
 
 
 def _split(template: str, placeholder: str, question: str) -> tuple[str, str]:

@@ -1,12 +1,14 @@
-"""Video-LLaVA, the target, as transformers ports it (VideoLlavaForConditionalGeneration): every frame is encoded alone.
+"""Video-LLaVA, the target, in both forms that are published.
 
-The original checkpoint (LanguageBind/Video-LLaVA-7B) has temporal attention in its tower and is another network.
+`Video-LLaVA-7B-hf` (transformers' VideoLlavaForConditionalGeneration) encodes every frame alone. The original
+(LanguageBind/Video-LLaVA-7B) attends over time in its video tower, which the port dropped: another network.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +16,12 @@ from torch import Tensor, nn
 from models.checkpoint import CheckpointError, Names, fill, load_tensors, place, read_config
 from models.clip import ClipConfig, ClipVision
 from models.llama import LlamaConfig, LlamaDecoder
+from models.towers import find_tower
 
 MODEL_TYPE = "video_llava"
+ORIGINAL_TYPE = "llava"
 FRAMES = 8
+TEMPORAL = ".encoder.layers.0.temporal_embedding"
 
 NAMES = Names(  # the hub's layout, the newest save_pretrained's, and the in-memory one
     prefixes=(
@@ -39,6 +44,23 @@ NAMES = Names(  # the hub's layout, the newest save_pretrained's, and the in-mem
         ("", "rotary_emb.inv_freq"),
     ),
 )
+ORIGINAL_NAMES = Names(
+    prefixes=(
+        ("model.video_tower.video_tower.", "vision.video_tower."),
+        ("model.mm_projector.0.", "vision.multi_modal_projector.linear_1."),
+        ("model.mm_projector.2.", "vision.multi_modal_projector.linear_2."),
+        ("model.embed_tokens.", "decoder.model.embed_tokens."),
+        ("model.layers.", "decoder.model.layers."),
+        ("model.norm.", "decoder.model.norm."),
+        ("lm_head.", "decoder.lm_head."),
+    ),
+    unused=(
+        ("model.image_tower.", ""),
+        ("model.video_tower.", "post_layernorm."),
+        ("model.video_tower.", "embeddings.position_ids"),
+        ("model.", "rotary_emb.inv_freq"),
+    ),
+)
 
 
 class Projector(nn.Module):
@@ -56,13 +78,16 @@ class Projector(nn.Module):
 class VideoLlavaVision(nn.Module):
     """RGB frames to video tokens."""
 
-    def __init__(self, clip: ClipConfig, width: int) -> None:
+    def __init__(self, clip: ClipConfig, width: int, temporal_frames: int | None = None) -> None:
         super().__init__()
-        self.video_tower = ClipVision(clip)
+        self.video_tower = ClipVision(clip, temporal_frames)
         self.multi_modal_projector = Projector(clip.hidden_size, width)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Pixels [N, 3, H, W] to [N · tokens, D], frame after frame, each with its class token."""
+        """Pixels [N, 3, H, W] to [N · tokens, D], frame after frame, each with its class token.
+
+        N is any number, but all eight frames where the tower attends over time.
+        """
         return self.features(pixels).flatten(0, 1)
 
     def features(self, pixels: Tensor) -> Tensor:
@@ -74,9 +99,9 @@ class VideoLlavaVision(nn.Module):
 class VideoLlava(nn.Module):
     """The whole target, sized by its config.json."""
 
-    def __init__(self, clip: ClipConfig, llama: LlamaConfig) -> None:
+    def __init__(self, clip: ClipConfig, llama: LlamaConfig, temporal_frames: int | None = None) -> None:
         super().__init__()
-        self.vision = VideoLlavaVision(clip, llama.hidden_size)
+        self.vision = VideoLlavaVision(clip, llama.hidden_size, temporal_frames)
         self.decoder = LlamaDecoder(llama)
 
     @property
@@ -85,20 +110,60 @@ class VideoLlava(nn.Module):
         return FRAMES * self.vision.video_tower.config.tokens
 
     @classmethod
+    def blueprint(cls, folder: Path, stored: Mapping[str, Any], dtype: torch.dtype) -> tuple[VideoLlava, None]:
+        """The network of a checkpoint on the meta device, from config.json and its tensors (whatever has a `shape`, by
+        published name): attention over time is there when they have it. No tower comes from elsewhere.
+
+        Raises CheckpointError.
+        """
+        config = read_config(folder)
+        where = place(folder / "config.json")
+        kind = config.get("model_type")
+        if kind == ORIGINAL_TYPE and isinstance(config.get("mm_video_tower"), str):
+            clip, llama = _original(config, folder, where)
+        elif kind == MODEL_TYPE:
+            clip, llama = _port(config, where)
+        else:
+            raise CheckpointError(
+                f"{where}: model_type is {kind!r}, not {MODEL_TYPE!r} (or {ORIGINAL_TYPE!r} with mm_video_tower)"
+            )
+        temporal = next((stored[name].shape[1] for name in stored if name.endswith(TEMPORAL)), None)
+        if temporal not in (None, FRAMES):
+            raise CheckpointError(f"{where}: attention over {temporal} frames is not supported, only over {FRAMES}")
+        with torch.device("meta"):
+            return cls(clip, llama, temporal).to(dtype), None
+
+    @classmethod
     def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> VideoLlava:
         """From a published checkpoint folder of any layout, in evaluation mode. Raises CheckpointError."""
         config = read_config(folder)
-        where = place(folder / "config.json")
-        if config.get("model_type") != MODEL_TYPE:
-            raise CheckpointError(f"{where}: model_type is {config.get('model_type')!r}, not {MODEL_TYPE!r}")
-        text, vision = config.get("text_config"), config.get("vision_config")
-        if not isinstance(text, dict) or not isinstance(vision, dict):
-            raise CheckpointError(f"{where}: text_config or vision_config is missing; download the checkpoint again")
-        layer, act = config.get("vision_feature_layer", -2), config.get("projector_hidden_act", "gelu")
-        if (layer, act) != (-2, "gelu"):
-            found = f"vision_feature_layer {layer!r} with projector_hidden_act {act!r}"
-            raise CheckpointError(f"{where}: {found} is not supported, only -2 with 'gelu'; use another checkpoint")
-        with torch.device("meta"):
-            model = cls(ClipConfig.from_json(vision, where), LlamaConfig.from_json(text, where)).to(dtype)
-        fill(model, load_tensors(folder), NAMES, folder)
+        tensors = load_tensors(folder)
+        model, _ = cls.blueprint(folder, {name: tensor for name, (tensor, _) in tensors.items()}, dtype)
+        fill(model, tensors, ORIGINAL_NAMES if config["model_type"] == ORIGINAL_TYPE else NAMES, folder)
         return model.eval()
+
+
+def _port(config: Mapping[str, Any], where: str) -> tuple[ClipConfig, LlamaConfig]:
+    text, vision = config.get("text_config"), config.get("vision_config")
+    if not isinstance(text, dict) or not isinstance(vision, dict):
+        raise CheckpointError(f"{where}: text_config or vision_config is missing; download the checkpoint again")
+    layer, act = config.get("vision_feature_layer", -2), config.get("projector_hidden_act", "gelu")
+    if (layer, act) != (-2, "gelu"):
+        found = f"vision_feature_layer {layer!r} with projector_hidden_act {act!r}"
+        raise CheckpointError(f"{where}: {found} is not supported, only -2 with 'gelu'; use another checkpoint")
+    return ClipConfig.from_json(vision, where), LlamaConfig.from_json(text, where)
+
+
+def _original(config: Mapping[str, Any], folder: Path, where: str) -> tuple[ClipConfig, LlamaConfig]:
+    """The tower is described in its own checkpoint alone: its activation is not the one that the port assumes."""
+    for key, wanted in (
+        ("mm_vision_select_layer", -2),
+        ("mm_projector_type", "mlp2x_gelu"),
+        ("mm_use_im_start_end", False),
+    ):
+        if config.get(key, wanted) != wanted:
+            raise CheckpointError(
+                f"{where}: {key} {config[key]!r} is not supported, only {wanted!r}; use another checkpoint"
+            )
+    clip, _ = find_tower(config, "mm_video_tower", folder, inside=True)
+    return clip, LlamaConfig.from_json(config, where)

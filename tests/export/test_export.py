@@ -134,7 +134,7 @@ def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
     fails(ModelError, "out: exists already")
     (tmp_path / "out").rmdir()
     (checkpoint / "config.json").write_text(json.dumps(config | {"model_type": "llama"}))
-    fails(ModelError, "model_type is 'llama'; EventChat_llama or video_llava can be exported")
+    fails(ModelError, "model_type is 'llama'; EventChat_llama or video_llava or llava can be used")
     (checkpoint / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
     fails(CheckpointError, "missing tensor model.layers.2")
     (checkpoint / "config.json").write_text(json.dumps(config))

@@ -16,19 +16,20 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from export.checkpoint import NETWORKS, export_checkpoint
+from export.checkpoint import export_checkpoint
 from models.clip import ClipConfig
 from models.errors import ModelError
 from models.eventgpt import EventGPT
 from models.llama import LlamaConfig
 from models.manifest import MANIFEST
+from models.networks import NETWORKS
 from models.stored import sha256
 from models.video_llava import VideoLlava
 
 ROOT = Path(__file__).parents[2]
 WIDTH, LAYERS, S_MAX = 32, 2, 160
 VOCABULARY = {"drafter": 96, "target": 128}  # as in the real pair, the target has rows beyond the shared vocabulary
-MODEL_TYPE = {network.role: model_type for model_type, network in NETWORKS.items()}
+MODEL_TYPE = {"drafter": "EventChat_llama", "target": "video_llava"}
 CLIP = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -100,7 +101,7 @@ def _write_weights(folder: Path, role: str, seed: int) -> None:
     """Random weights, spread wide enough that captions vary and logits are far apart."""
     model = (EventGPT if role == "drafter" else VideoLlava)(ClipConfig(**CLIP), _llama(role))  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(seed)
-    names = next(network.names for network in NETWORKS.values() if network.role == role)
+    names = NETWORKS[MODEL_TYPE[role]].names
     state = {}
     for name, value in model.state_dict().items():
         random = torch.randn(value.shape, generator=generator)
