@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from app.commands.options import ResultConsole
+
 PROJECT = Path(__file__).parents[2]
 RECORDING = PROJECT / "models" / "demo" / "recording.aedat4"
 CONFIG = PROJECT / "configs" / "demo.yaml"
@@ -22,8 +24,6 @@ def command(
     ] = None,
 ) -> None:
     """Replay the bundled recording in real time, publish its captions, and compare with the target alone."""
-    from rich.console import Console
-
     from app.commands.playing import play
     from app.config import load_config
     from app.logs import set_up_logging
@@ -33,7 +33,7 @@ def command(
 
     settings = load_config(config)
     set_up_logging(settings.telemetry.log_level, settings.telemetry.log_format)
-    console = Console()
+    console = ResultConsole()
     with find_or_start_broker(settings.mqtt.url) as broker:
         host, _, port = broker.url.rpartition("/")[2].rpartition(":")
         console.print(f"broker: {broker.kind} at {broker.url}; listen along with:", highlight=False)

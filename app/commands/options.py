@@ -1,12 +1,15 @@
-"""Options that several commands share, and the two consoles: results go to stdout, everything else to stderr."""
+"""What several commands share: options, the console for results, and what is said when an extra is not installed."""
 
 from __future__ import annotations
 
+import errno
 import importlib.util
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", metavar="FILE", help="Configuration (YAML). Left out: the defaults.")
@@ -17,6 +20,13 @@ SpeedOption = Annotated[
     str | None,
     typer.Option("--speed", metavar="N|max", help="1 is real time, 2 twice as fast; max: as fast as the models allow."),
 ]
+
+
+class ResultConsole(Console):
+    """Standard output. When its reader has gone (`… | head`), that is an error which ends the work in good order."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 def parse_speed(text: str | None, configured: float | str) -> float | None:

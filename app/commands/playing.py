@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from app.commands.options import ResultConsole
 from app.comparison import Comparison, target_alone
 from app.config import Config
 from app.demo_view import DemoView, save_picture
@@ -37,7 +38,7 @@ def play(
 
     The figures are shown for whatever was captioned, also when the recording is torn or Ctrl-C ends it.
     """
-    console, summary, remembered = console or Console(), Summary(), Remembering(PICTURED)
+    console, summary, remembered = console or ResultConsole(), Summary(), Remembering(PICTURED)
     source = open_source()
     for note in source.notes:
         print(f"event-captioner: {note}", file=sys.stderr)

@@ -266,6 +266,16 @@ def test_ctrl_c_exits_130_with_the_table(config: Path, recording: Path, cache: P
     assert "sensor to caption" in out
 
 
+def test_a_reader_that_goes_away_ends_the_replay_quietly(config: Path, recording: Path, cache: Path) -> None:
+    with _process(["replay", recording, "--config", config, "--loop", 0, "--no-mqtt"], cache) as process:
+        assert process.stdout
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(30) == 1
+        assert process.stderr
+        assert process.stderr.read() == ""
+
+
 @pytest.mark.skipif(not DAVIS.exists(), reason="../shared/data/davis346.aedat4 is not there")
 def test_a_real_recording_is_accounted_for(run: Run, config: Path, tmp_path: Path) -> None:
     whole = tmp_path / "whole.yaml"
