@@ -220,6 +220,38 @@ def test_a_torn_recording_gives_every_caption_up_to_the_tear(
     assert cues == out.count("verified +") >= 2
 
 
+def test_the_two_ways_out_without_frames(run: Run, config: Path, tmp_path: Path) -> None:
+    import cv2
+    import numpy as np
+
+    from tests.app.sensors.samples import recording as sample
+
+    path, video = sample(tmp_path / "events.aedat4", 1.0, frames=False), tmp_path / "video.avi"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*"MJPG"), 20, (64, 48))
+    for _ in range(20):
+        writer.write(np.zeros((48, 64, 3), np.uint8))
+    writer.release()
+    arguments = ["replay", path, "--config", config, "--speed", "max", "--no-mqtt", "--json"]
+    code, _, err = run(*arguments)
+    assert code == 1
+    assert len(err.splitlines()) == 1
+    assert "--rgb VIDEO" in err
+    assert "--frames reconstruct" in err
+    for way_out in (["--frames", "reconstruct"], ["--rgb", video, "--rgb-offset-ms", 0]):
+        code, out, _ = run(*arguments, *way_out)
+        assert code == 0
+        assert json.loads(out)["captions"] == 2
+
+
+def test_without_events_the_target_captions_alone(run: Run, config: Path, tmp_path: Path) -> None:
+    from tests.app.sensors.samples import recording as sample
+
+    path = sample(tmp_path / "frames.aedat4", 1.0, events=False)
+    code, out, _ = run("replay", path, "--config", config, "--speed", "max", "--no-mqtt", "--json")
+    assert code == 0
+    assert json.loads(out)["captions"] == 2
+
+
 def test_a_bad_model_is_one_line(run: Run, config: Path, recording: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.yaml"
     bad.write_text("models: {drafter: {path: nowhere}}\n")
