@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from models.checkpoint import Comparison, compare, load_tensors, place, read_config, weight_files
+from models.checkpoint import Comparison, compare, load_tensors, place, weight_files
 from models.eventgpt import CLIP_NAMES, TOWER
 from models.manifest import MANIFEST
 from models.networks import network_of
@@ -141,4 +141,4 @@ def _tokenizer(folder: Path) -> str:
     for name in ("tokenizer.json", "tokenizer.model"):
         if (folder / name).is_file():
             return f"{name}, {load_tokenizer(folder).size:,} ids"
-    return f"none ({read_config(folder).get('_name_or_path') or 'copy the base model’s'} has it)"
+    return "none; copy the base model's beside the weights"

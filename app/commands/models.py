@@ -86,7 +86,7 @@ def _show(found: Inspection) -> None:
         "vocabulary": f"{found.vocabulary:,} rows",
         "tokenizer": found.tokenizer,
         "stored as": ", ".join(f"{name} ({count:,})" for name, count in found.dtypes.items()),
-        "files": f"{found.file_bytes / GB:.3f} GB",
+        "files": f"{found.file_bytes / GB:.2f} GB" if found.file_bytes >= GB else f"{found.file_bytes / 10**6:.1f} MB",
         "parameters": f"{found.parameters:,} that the network reads",
         "decoder": f"{decoder['num_hidden_layers']} layers, {decoder['hidden_size']} wide, "
         f"{decoder['num_attention_heads']} heads ({decoder['num_key_value_heads']} for keys and values), "
@@ -192,7 +192,8 @@ def _show_plan(
         verdict = "yes" if option.fits else f"no, {(option.need_bytes - gpu_bytes) / GB:.1f} over"
         table.add_row(option.target, option.drafter, f"{option.need_bytes / GB:.1f}", verdict)
     console.print(table, highlight=False)
-    console.print(f"Together: both models at once, and {RESERVE_BYTES / GB:.1f} GB for the driver.", highlight=False)
+    print(f"Together: both models at once, and {RESERVE_BYTES / GB:.1f} GB for the driver.")
+    print("16 bit is how the checkpoints are published; int8 and int4 need a runtime that holds its weights so.")
     if best:
         print("\nThe best that fits, for the configuration file:\n")
     elif lines:
