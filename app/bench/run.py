@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from app.bench import live, machine, render
-from app.bench.report import percentiles, strategy_figures
+from app.bench import live, machine, quality, render
+from app.bench.report import eta, percentiles, strategy_figures
 from app.bench.strategies import TIE, Lane, first_difference, run_lanes
 from app.bench.windows import FIRST_SEED, BenchWindow, record_street, synthesise
 from app.captioner import Captioner, CaptionerSettings, lead_ms, measure_costs
@@ -59,15 +59,8 @@ class Bench:
         """Every measurement, the quiet ones (one caption at a time) first."""
         costs = measure_costs(*self.models, self.settings)
         single = measure_costs(*self.models, self.settings, cores=1)
-        lead_us = int(lead_ms(costs, TOKENS) * 1e3)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=self.console, transient=True) as progress:
-            synthesis = progress.add_task("synthesising windows", total=self.what.windows)
-            windows = asyncio.run(
-                synthesise(
-                    self.what.windows, self._windower, lead_us, lambda n: progress.update(synthesis, completed=n)
-                )
-            )
+        with self._progress() as progress:
+            windows = self._synthesise(progress, costs, self.what.windows)
             lanes = self._lanes(costs, single)
             task = progress.add_task("captioning", total=len(lanes) * len(windows))
             run_lanes(lanes, self.models, self.settings, windows, lambda: progress.advance(task))
@@ -78,6 +71,35 @@ class Bench:
                 progress.add_task("transformers generate", total=None)
                 figures["peers"]["transformers"] = self._peer(lanes, windows)
         return figures
+
+    def quality(self) -> dict[str, Any]:
+        """How right both models are on held-out streets, and the η that their agreement is worth."""
+        costs = measure_costs(*self.models, self.settings)
+        count = self.what.windows
+        alone = replace(self.settings, strategy="autoregressive")
+        captioner = Captioner(*self.models, alone, costs=costs)
+        try:
+            with self._progress() as progress:
+                task = progress.add_task("captioning held-out streets", total=count + count // 2)
+                seen = quality.measure(captioner, "seen", count, lambda: progress.advance(task))
+                unseen = quality.measure(captioner, "unseen", count // 2, lambda: progress.advance(task))
+                lanes = [Lane("autoregressive", "autoregressive", None, costs)]
+                lanes.append(Lane("prefill_hiding", "prefill_hiding", None, costs))
+                windows = self._synthesise(progress, costs, min(count, 50))
+                run_lanes(lanes, self.models, self.settings, windows, lambda: None)
+        finally:
+            captioner.close()
+        found = quality.figures(seen, unseen) | {"eta": eta(lanes[1], lanes[0])}
+        return {"machine": machine.describe(), "quality": found}
+
+    def _progress(self) -> Progress:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        return Progress(*columns, console=self.console, transient=True)
+
+    def _synthesise(self, progress: Progress, costs: Costs, count: int) -> list[BenchWindow]:
+        task = progress.add_task("synthesising windows", total=count)
+        lead_us = int(lead_ms(costs, TOKENS) * 1e3)
+        return asyncio.run(synthesise(count, self._windower, lead_us, lambda n: progress.update(task, completed=n)))
 
     def _windower(self, info: SourceInfo, lead_us: int) -> Windower:
         what = self.what

@@ -22,6 +22,9 @@ def command(
         str | None, typer.Option(metavar="transformers", help="Also time transformers' generate (extra `dev`).")
     ] = None,
     injected: Annotated[bool, typer.Option(help="Also study injected acceptance rates (labelled as such).")] = True,
+    quality: Annotated[
+        bool, typer.Option("--quality", help="How right the captions of the demo pair are, instead of how soon.")
+    ] = False,
     memory_windows: Annotated[
         int, typer.Option(min=0, max=100_000, help="Loop a recording for so many windows and report memory.")
     ] = 0,
@@ -29,6 +32,7 @@ def command(
     """Compare the strategies on windows that training never saw; print one table."""
     from rich.console import Console
 
+    from app.bench.quality import print_quality
     from app.bench.report import print_report
     from app.bench.run import Bench, BenchSettings
     from app.config import load_config
@@ -53,7 +57,11 @@ def command(
     )
     console = Console(stderr=True)
     bench = Bench(load_pair(settings), captioner_settings(settings), what, settings.model_path("target"), console)
-    figures = bench.run()
-    print_report(figures, Console())
+    if quality:
+        figures = bench.quality()
+        print_quality(figures["quality"], Console())
+    else:
+        figures = bench.run()
+        print_report(figures, Console())
     if json_path:
         json_path.write_text(json.dumps(figures, indent=2) + "\n")

@@ -72,12 +72,17 @@ class Drafter:
             row = self._step(recorder)
             if row is None:
                 return
-            token = int(row.argmax())
-            run *= float(1.0 / np.exp(row - row[token]).sum())
+            token, probability = self.pick(row, len(self._fed))
+            run *= probability
             out.append(token)
             if token == self.model.eos_id:
                 return
             self._next = [token]
+
+    def pick(self, row: Floats, place: int) -> tuple[int, float]:
+        """The token for position `place` of the caption, from logits [vocabulary], and its probability."""
+        token = int(row.argmax())
+        return token, float(1.0 / np.exp(row - row[token]).sum())
 
     def _step(self, recorder: SpanRecorder) -> Floats | None:
         """Feed what is pending; the logits [vocabulary] after it, or None when the cache is full."""

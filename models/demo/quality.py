@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +12,7 @@ from torch import Tensor
 from models.demo.data import Street, pixels_of, scene_truth
 from models.demo.pair import EventGPT, VideoLlava
 from models.demo.speech import IGNORED, caption_logits, greedy, padded, prefix
-from models.demo.world.parsing import attributes, parse
+from models.demo.world.scoring import Score
 from models.prompts import Prompt
 from models.tokenizer import Tokenizer
 
@@ -22,18 +21,10 @@ BATCH = 16
 
 def attributes_right(texts: Sequence[str], truths: Sequence[NDArray[np.int8]]) -> dict[str, float]:
     """Share of true attributes that the captions state, by attribute and over `all`; object by object, in order."""
-    right: Counter[str] = Counter()
-    asked: Counter[str] = Counter()
+    score = Score()
     for text, truth in zip(texts, truths, strict=True):
-        said = parse(text)
-        for i, thing in enumerate(attributes(scene_truth(truth))):
-            for name, value in thing.items():
-                if name == "direction" and value is None:
-                    continue  # what stands has no direction; its speed says so
-                asked[name] += 1
-                right[name] += i < len(said) and dict(said[i])[name] == value
-    shares = {name: right[name] / asked[name] for name in asked}
-    return shares | {"all": sum(right.values()) / max(1, sum(asked.values()))}
+        score.add(text, scene_truth(truth))
+    return score.by_attribute() | {"all": score.share() or 0.0}
 
 
 @torch.no_grad()
