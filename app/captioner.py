@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,8 @@ from models.errors import ModelError
 from models.prompts import QUESTION
 from models.runtimes.contract import Floats
 
+BUSY = 100_000  # events of a busy drafter's span, by which its preprocessing is measured
+
 
 @dataclass(frozen=True, slots=True)
 class CaptionerSettings:
@@ -39,6 +41,7 @@ class CaptionerSettings:
     question: str = QUESTION
     frames: int = 8
     drafter_span_us: int = 50_000
+    threads: tuple[tuple[str, int], ...] = ()  # (phase of Costs, threads) where it is not to be measured
     prior_alpha: float = 0.8  # acceptance before anything was measured
 
 
@@ -184,6 +187,7 @@ class Captioner:
             platform.processor() or platform.machine(),
             str(available_cores()),
             self.settings.question,
+            str(self.settings.threads),
         )
         step = np.zeros((1, self.target.decoder.width), np.float32)
         row, length = np.zeros(1, np.int64), len(self.prompts[1])
@@ -197,7 +201,7 @@ class Captioner:
 
 def lead_ms(costs: Costs, tokens: float) -> float:
     """Half as long again as a draft of `tokens` was measured to take, and what starting it costs."""
-    return 1.5 * (costs.drafter_start_ms + tokens * costs.drafter_step.ms) + 5.0
+    return 1.5 * costs.draft_ms(tokens) + 5.0
 
 
 def measure_costs(
@@ -207,10 +211,12 @@ def measure_costs(
     size = 64  # any picture will do; the shapes after preprocessing are what counts
     noise = np.random.default_rng(0).integers(0, 255, (size, size, 3), np.uint8)
     frames = target.pixels_from_frames([noise] * settings.frames)
-    nothing = np.zeros(10, np.int16)
-    events = drafter.pixels_from_events(nothing, nothing, nothing, (size, size))
+    x, y, p = np.random.default_rng(0).integers(0, (346, 260, 2), (BUSY, 3)).T.astype(np.int16)
+    pixels: list[Floats] = []
+    preprocess_ms = median_ms(lambda: pixels.append(drafter.pixels_from_events(x, y, p, (346, 260))), 3)
     prompts = drafter.prompt(settings.question), target.prompt(settings.question)
-    return calibrate(drafter, target, prompts, (events, frames), cores)
+    costs = calibrate(drafter, target, prompts, (pixels[0], frames), cores, settings.threads)
+    return replace(costs, drafter_preprocess_ms=preprocess_ms)
 
 
 def check_pair(drafter: VisionLanguageModel, target: VisionLanguageModel) -> None:

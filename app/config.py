@@ -41,6 +41,15 @@ class Section(BaseModel):
         return {} if data is None else data
 
 
+Threads = Literal["auto"] | Annotated[int, Field(ge=1, le=256)]
+
+
+class ThreadsConfig(Section):
+    encode: Threads = Field(default="auto", title="Encode", description="Threads of the visual side.")
+    prefill: Threads = Field(default="auto", title="Prefill", description="Threads of the prompt's prefill.")
+    decode: Threads = Field(default="auto", title="Decode", description="Threads of drafting, decoding and verifying.")
+
+
 class ModelConfig(Section):
     path: str | None = Field(
         default=None,
@@ -49,6 +58,11 @@ class ModelConfig(Section):
     )
     runtime: Literal["onnx", "torch"] = Field(
         default="onnx", title="Runtime", description="What executes it: ONNX Runtime, or PyTorch (extra `torch`)."
+    )
+    threads: ThreadsConfig = Field(
+        default_factory=ThreadsConfig,
+        title="Threads",
+        description="Threads of each phase while the other model is still; auto: the quickest, measured at start-up.",
     )
 
 

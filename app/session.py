@@ -63,7 +63,18 @@ def captioner_settings(config: Config) -> CaptionerSettings:
         question=decoding.question or QUESTION,
         frames=config.windows.frames,
         drafter_span_us=config.windows.drafter_span_ms * 1000,
+        threads=_fixed_threads(config),
     )
+
+
+def _fixed_threads(config: Config) -> tuple[tuple[str, int], ...]:
+    """(phase of Costs, threads) of every phase whose thread count is configured."""
+    given = {
+        f"{role}_{'step' if phase == 'decode' else phase}": threads
+        for role, model in (("drafter", config.models.drafter), ("target", config.models.target))
+        for phase, threads in model.threads
+    }
+    return tuple((phase, threads) for phase, threads in given.items() if threads != "auto")
 
 
 def load_captioner(config: Config) -> Captioner:

@@ -65,7 +65,7 @@ def _unseen(truth: SceneTruth) -> bool:
 def measure(captioner: Captioner, mix: Mix, count: int, progress: Callable[[], None]) -> Quality:
     """Caption `count` windows with both models, each by itself."""
     quality = Quality()
-    drafter = Drafter(captioner.drafter, captioner.prompts[0], captioner.costs.drafter_step.threads)
+    drafter = Drafter(captioner.drafter, captioner.prompts[0], captioner.engine.drafter_threads)
     colours = _colour_tokens(captioner)
     for number, sample in enumerate(samples(mix, count, captioner.settings.drafter_span_us)):
         window = _window(number, sample)
@@ -100,7 +100,7 @@ def _compare(
     known = [min(token, model.vocabulary - 1) for token in said[:-1]]
     rows = np.concatenate([prompt, model.decoder.embed(np.asarray(known, np.int64))])
     wanted = np.arange(len(prompt) - 1, len(rows), dtype=np.int64)
-    picks = model.decoder.forward(rows, length, wanted, drafter.threads)[:, : model.vocabulary].argmax(-1)
+    picks = model.decoder.forward(rows, length, wanted, drafter.threads.prefill)[:, : model.vocabulary].argmax(-1)
     content = captioner.target.tokenizer.content
     for pick, token in zip(picks.tolist(), said, strict=True):
         quality.tokens += 1

@@ -65,10 +65,10 @@ class _Probe:
         self.model.decoder.forward(self.embeddings[:rows], self.head + self.rows, wanted, threads)
 
 
-def _best(call: Callable[[int], object], options: Sequence[int], repeats: int = 7) -> Phase:
+def _best(call: Callable[[int], object], options: Sequence[int], repeats: int) -> Phase:
     times = {threads: median_ms(lambda n=threads: call(n), repeats) for threads in options}  # type: ignore[misc]
     best = min(times, key=lambda threads: times[threads])
-    return Phase(times[best], best, times[1])
+    return Phase(times[best], best, times.get(1, times[best]))
 
 
 def calibrate(
@@ -77,22 +77,31 @@ def calibrate(
     prompts: tuple[Prompt, Prompt],
     pixels: tuple[Floats, Floats],
     cores: int | None = None,
+    fixed: Sequence[tuple[str, int]] = (),
 ) -> Costs:
-    """Measure both models, about two seconds for a small pair; pixels as at run time, the caches are overwritten."""
+    """Measure both models, about two seconds for a small pair; pixels as at run time, the caches are overwritten.
+
+    `fixed`: (phase, threads) of phases whose thread count is not to be chosen, by their names in `Costs`.
+    """
     options = thread_options(cores or available_cores())
+    given = dict(fixed)
+
+    def best(phase: str, call: Callable[[int], object], repeats: int) -> Phase:
+        return _best(call, [given[phase]] if phase in given else options, repeats)
+
     d, t = _Probe(drafter, prompts[0], pixels[0]), _Probe(target, prompts[1], pixels[1])
-    step = _best(t.verify, options, 21)
+    step = best("target_step", t.verify, 21)
     threads = step.threads
     curve = {rows: median_ms(lambda n=rows: t.verify(threads, n)) for rows in VERIFY_ROWS}  # type: ignore[misc]
-    prefill = _best(t.prefill, options, 5)
+    prefill = best("target_prefill", t.prefill, 5)
     fused = median_ms(lambda: t.prefill(prefill.threads, 16), 5)
     shared = (max(1, options[-1] - 1), 1)
     alone, together, drafter_step = _overlap(d, t, shared)
     return Costs(
-        drafter_encode=_best(d.encode, options),
-        drafter_prefill=_best(d.prefill, options),
-        drafter_step=_best(d.verify, options, 21),
-        target_encode=_best(t.encode, options, 5),
+        drafter_encode=best("drafter_encode", d.encode, 7),
+        drafter_prefill=best("drafter_prefill", d.prefill, 7),
+        drafter_step=best("drafter_step", d.verify, 21),
+        target_encode=best("target_encode", t.encode, 5),
         target_prefill=prefill,
         target_step=step,
         verify_row_ms=max(0.0, (curve[16] - step.ms) / 15),

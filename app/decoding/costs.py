@@ -39,12 +39,17 @@ class Costs:
     overlap_target_ms: float  # target encode + prefill on its share of the cores while the drafter runs on the rest
     overlap_alone_ms: float  # the same threads with the drafter still
     overlap_step_ms: float  # a drafter step meanwhile
+    drafter_preprocess_ms: float = 0.0  # rendering a window's events and resizing the pictures
     overlap_threads: tuple[int, int] = (1, 1)  # (target, drafter) while both run
     verify_curve: dict[int, float] = field(default_factory=dict)  # rows -> ms
 
     @property
     def drafter_start_ms(self) -> float:
         return self.drafter_encode.ms + self.drafter_prefill.ms
+
+    def draft_ms(self, tokens: float) -> float:
+        """A whole draft of `tokens` tokens, from the events on."""
+        return self.drafter_preprocess_ms + self.drafter_start_ms + tokens * self.drafter_step.ms
 
     @property
     def target_start_ms(self) -> float:
@@ -82,7 +87,7 @@ class Costs:
 
     def speculative_ms(self, alpha: float, tokens: float) -> float:
         """The same by speculation after both prefills."""
-        return self.target_start_ms + self.drafter_start_ms + self.decode_ms(alpha, tokens - 1, True)
+        return self.target_start_ms + self.draft_ms(0) + self.decode_ms(alpha, tokens - 1, True)
 
     def hiding_ms(self, alpha: float, tokens: float, placement: str) -> float:
         """Time from the closed window to the caption by prefill hiding with the draft made at `placement`."""
@@ -91,9 +96,10 @@ class Costs:
             drafts, before, prefill = free, 0.0, self.target_start_ms
         elif placement == "serial":
             drafts = self.serial_draft_length(alpha, int(tokens))
-            before, prefill = self.drafter_start_ms + drafts * self.drafter_step.ms, self.target_start_ms
+            before, prefill = self.draft_ms(drafts), self.target_start_ms
         else:
-            ready = int(max(0.0, self.overlap_target_ms - self.drafter_start_ms) / max(self.overlap_step_ms, 1e-6))
+            started = self.drafter_preprocess_ms + self.drafter_start_ms
+            ready = int(max(0.0, self.overlap_target_ms - started) / max(self.overlap_step_ms, 1e-6))
             drafts, before, prefill = min(free, ready), 0.0, self.overlap_target_ms
         left = tokens - 1 - expected_accepted(alpha, drafts)
         return before + prefill + drafts * self.fused_row_ms + self.decode_ms(alpha, left, True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,10 +18,18 @@ from models.runtimes.contract import Floats
 Worth = Callable[[int, float], bool]  # (tokens drafted so far, probability that the run stands) -> draft another one?
 
 
+class PhaseThreads(NamedTuple):
+    """Threads of each phase of one model."""
+
+    encode: int
+    prefill: int
+    step: int
+
+
 class Drafter:
     """Greedy drafting by one model, used by one thread at a time."""
 
-    def __init__(self, model: LanguageModel, prompt: Prompt, threads: int) -> None:
+    def __init__(self, model: LanguageModel, prompt: Prompt, threads: PhaseThreads) -> None:
         self.model = model
         self.prompt = prompt
         self.threads = threads
@@ -33,7 +43,7 @@ class Drafter:
     def begin(self, pixels: Floats, recorder: SpanRecorder) -> None:
         """Encode pixels [N, 3, H, W] and make the prompt pending; it is prefilled by the first draft step."""
         with recorder.span("encode", "drafter"):
-            visual = self.model.vision.encode(pixels, self.threads)
+            visual = self.model.vision.encode(pixels, self.threads.encode)
         self.sequence.begin(self.prompt, visual)
         self._prompt_pending = self.sequence.pending
         self._fed, self._next, self._lost = [], [], False
@@ -92,7 +102,7 @@ class Drafter:
         if self.sequence.length + len(self.sequence.pending) > decoder.s_max:
             return None
         with recorder.span("decode" if prompt is None else "prefill", "drafter", tokens=len(self.sequence.pending)):
-            logits = self.sequence.forward((), self.threads)
+            logits = self.sequence.forward((), self.threads.step if prompt is None else self.threads.prefill)
         self._fed += self._next
         self._next, self._prompt_pending = [], None
         return logits[0, : self.model.vocabulary]
@@ -113,6 +123,7 @@ class FreeRun:
         self.drafter = drafter
         self._tokens: list[int] = []
         self._stop = threading.Event()
+        self._started_ns = time.monotonic_ns()
         self.recorder = recorder
         self._job: Future[None] = worker.submit(self._run, pixels, limit, worth)
 
@@ -123,9 +134,14 @@ class FreeRun:
         self.drafter.begin(pixels(), self.recorder)
         self.drafter.draft(self._tokens, limit, worth, self.recorder, self._stop)
 
-    def read(self) -> list[int]:
-        """The tokens drafted so far."""
-        return list(self._tokens)
+    @property
+    def elapsed_ms(self) -> float:
+        """Since it was started."""
+        return (time.monotonic_ns() - self._started_ns) / 1e6
+
+    def wait(self) -> None:
+        """Until it has drafted all it wants to; raises what the worker raised."""
+        self._job.result()
 
     @property
     def done(self) -> bool:

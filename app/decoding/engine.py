@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from app.decoding.acceptance import verify_greedy
-from app.decoding.drafting import Drafter
+from app.decoding.drafting import Drafter, PhaseThreads
 from app.decoding.guard import Guard
 from app.decoding.model import CachedSequence, LanguageModel
 from app.decoding.transcript import Transcript
@@ -53,8 +53,14 @@ class Engine:
         self.model = target
         self.target_prompt = prompts[1]
         self.target = CachedSequence(target)
-        self.drafter = Drafter(drafter, prompts[0], guard.costs.drafter_step.threads)
+        self.drafter = Drafter(drafter, prompts[0], self.drafter_threads)
         self.worker = ThreadPoolExecutor(1, thread_name_prefix="drafter")
+
+    @property
+    def drafter_threads(self) -> PhaseThreads:
+        """The drafter's threads while the target is still."""
+        costs = self.guard.costs
+        return PhaseThreads(costs.drafter_encode.threads, costs.drafter_prefill.threads, costs.drafter_step.threads)
 
     def transcript(self) -> Transcript:
         return Transcript(self.model.eos_id, self.settings.max_new_tokens, self.settings.is_content)

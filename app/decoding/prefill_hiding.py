@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.decoding.autoregressive import decode_alone
-from app.decoding.drafting import FreeRun
+from app.decoding.drafting import FreeRun, PhaseThreads
 from app.decoding.engine import Engine, Job
 from app.decoding.speculative import decode_speculatively
 from app.decoding.transcript import Transcript
@@ -23,7 +23,7 @@ class PrefillHiding:
         self.abandon()
         wanted = self.engine.settings.placement
         if wanted in (None, "lead") and self.engine.guard.choose("lead", ahead=True):
-            self._ahead = self._free_run(job, self.engine.guard.costs.drafter_step.threads)
+            self._ahead = self._free_run(job, self.engine.drafter_threads)
 
     def abandon(self) -> None:
         if self._ahead:
@@ -36,6 +36,7 @@ class PrefillHiding:
         ahead, self._ahead = self._ahead, None
         if ahead:
             placement: str | None = "lead"
+            self._await_if_sooner(ahead)
         else:
             placement = engine.guard.choose(engine.settings.placement, ahead=False)
 
@@ -46,7 +47,9 @@ class PrefillHiding:
             drafts = []
             engine.begin_target(job)
         else:
-            drafts = self._prefill_beside(ahead or self._free_run(job, self._shared_threads[1]), job)
+            drafts = self._prefill_beside(
+                ahead or self._free_run(job, PhaseThreads(*[self._shared_threads[1]] * 3)), job
+            )
 
         hidden = placement in ("lead", "overlap")
         drafts = drafts[: engine.draft_limit(len(drafts), transcript)]
@@ -56,10 +59,17 @@ class PrefillHiding:
         if placement is None:
             decode_alone(engine, transcript, job)
         else:
-            engine.drafter.threads = engine.guard.costs.drafter_step.threads
+            engine.drafter.threads = engine.drafter_threads
             decode_speculatively(engine, transcript, job)
         engine.finish(transcript)
         return transcript, placement
+
+    def _await_if_sooner(self, ahead: FreeRun) -> None:
+        """A draft that is late: wait for it when that costs less than prefilling beside it on a part of the cores."""
+        costs = self.engine.guard.costs
+        expected = costs.draft_ms(self.engine.guard.acceptance.tokens)
+        if ahead.elapsed_ms + costs.overlap_target_ms - costs.target_start_ms > expected:
+            ahead.wait()
 
     @property
     def _shared_threads(self) -> tuple[int, int]:
@@ -69,7 +79,7 @@ class PrefillHiding:
         wanted = self.engine.settings.draft_tokens
         return transcript.room if wanted is None else min(wanted, transcript.room)
 
-    def _free_run(self, job: Job, threads: int) -> FreeRun:
+    def _free_run(self, job: Job, threads: PhaseThreads) -> FreeRun:
         engine = self.engine
         engine.drafter.threads = threads
         limit = self._limit(engine.transcript())
@@ -78,7 +88,7 @@ class PrefillHiding:
     def _draft_first(self, transcript: Transcript, job: Job) -> list[int]:
         """`serial`: the whole draft on all cores, before the target starts."""
         drafter, drafts = self.engine.drafter, list[int]()
-        drafter.threads = self.engine.guard.costs.drafter_step.threads
+        drafter.threads = self.engine.drafter_threads
         drafter.begin(job.drafter_pixels(), job.recorder)
         drafter.draft(drafts, self._limit(transcript), self.engine.guard.worth_paid, job.recorder)
         return drafts
