@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from models.checkpoint import read_json
 from models.errors import ModelError
 
 _GRAMMAR = """
@@ -101,17 +102,18 @@ class _HuggingFace(Tokenizer):
 
 
 class _SentencePiece(Tokenizer):
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, legacy: bool) -> None:
         from sentencepiece import SentencePieceProcessor
 
         try:
             self._processor = SentencePieceProcessor(model_file=str(path))
         except (RuntimeError, OSError) as error:
             raise ModelError(f"{path}: not a readable tokenizer ({_first_line(error)}); copy it again") from None
+        self._legacy = legacy
         self.size, self.bos_id, self.eos_id = len(self._processor), self._processor.bos_id(), self._processor.eos_id()
 
     def encode(self, text: str, *, continues: bool = False) -> tuple[int, ...]:
-        if not continues:
+        if not continues or self._legacy:
             return tuple(self._processor.encode(text))
         newline = self._processor.encode("\n")  # the leading space and a byte, which nothing merges with
         return tuple(self._processor.encode("\n" + text)[len(newline) :])
@@ -128,7 +130,10 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     if (path := folder / "tokenizer.json").is_file():
         return _HuggingFace(path)
     if (path := folder / "tokenizer.model").is_file():
-        return _SentencePiece(path)
+        settings = folder / "tokenizer_config.json"
+        # transformers' word for its old rule: what follows a special token begins with a space of its own
+        legacy = settings.is_file() and read_json(settings).get("legacy") is True
+        return _SentencePiece(path, legacy)
     raise ModelError(f"{folder}: no tokenizer.json or tokenizer.model; copy the checkpoint's tokenizer there")
 
 

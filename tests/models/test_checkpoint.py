@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 from models.checkpoint import CheckpointError, tensor_shapes, weight_files  # noqa: E402
 from models.clip import ClipConfig  # noqa: E402
+from models.eventgpt import EventGPT  # noqa: E402
 from models.llama import LlamaConfig  # noqa: E402
 from models.video_llava import NAMES, VideoLlava  # noqa: E402
 
@@ -81,6 +82,38 @@ def test_missing_tensor(target):
     name = "language_model.model.layers.0.mlp.up_proj.weight"
     change(target, lambda tensors: tensors.pop(name))
     assert refusal(target) == f"target/model.safetensors: missing tensor {name}; download the checkpoint again"
+
+
+def test_several_missing_tensors_are_counted(target):
+    names = [f"language_model.model.layers.0.self_attn.{part}_proj.weight" for part in "qkv"]
+    change(target, lambda tensors: [tensors.pop(name) for name in names])
+    assert f"missing tensor {names[0]} and 2 more ({names[1]}, {names[2]})" in refusal(target)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite(target, value):
+    name = "video_tower.vision_model.encoder.layers.0.mlp.fc1.weight"
+    change(target, lambda tensors: tensors[name].view(-1)[5].fill_(value))
+    assert refusal(target) == (
+        f"target/model.safetensors: tensor {name} holds NaN or infinite values; download the checkpoint again"
+    )
+
+
+def test_the_wrong_model_in_a_role(target):
+    with pytest.raises(
+        CheckpointError, match=r"target/config\.json: model_type is 'video_llava', not 'EventChat_llama'"
+    ):
+        EventGPT.load(target)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickled_checkpoint_of_either_form_loads_and_a_cut_one_does_not(target, zipped):
+    weights = target / "pytorch_model.bin"
+    torch.save(load_file(target / "model.safetensors"), weights, _use_new_zipfile_serialization=zipped)
+    (target / "model.safetensors").unlink()
+    VideoLlava.load(target)
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    assert refusal(target).startswith("target/pytorch_model.bin: ")
 
 
 def test_unexpected_tensor(target):

@@ -85,7 +85,9 @@ def reference_hidden(state: dict[str, torch.Tensor], pixels: torch.Tensor, tempo
         if temporal:
             for position in range(x.shape[1]):
                 series = x[:, position] + state[f"{TOWER}{layer}.temporal_embedding"][0]
-                x[:, position] = series + attend(norm(series, f"{layer}.temporal_layer_norm1"), f"{layer}.temporal_attn")
+                x[:, position] = series + attend(
+                    norm(series, f"{layer}.temporal_layer_norm1"), f"{layer}.temporal_attn"
+                )
         for t in range(len(x)):
             y = x[t] + attend(norm(x[t], f"{layer}.layer_norm1"), f"{layer}.self_attn")
             inner = linear(norm(y, f"{layer}.layer_norm2"), f"{layer}.mlp.fc1")

@@ -10,6 +10,8 @@ from models.checkpoint import compare  # noqa: E402
 from models.eventgpt import NAMES as EVENTGPT  # noqa: E402
 from models.eventgpt import EventGPT  # noqa: E402
 from models.memory_plan import EVENTGPT_7B, VIDEO_LLAVA_7B  # noqa: E402
+from models.networks import NETWORKS  # noqa: E402
+from models.prompts import PROMPTS  # noqa: E402
 from models.video_llava import NAMES as PORT  # noqa: E402
 from models.video_llava import ORIGINAL_NAMES, VideoLlava  # noqa: E402
 
@@ -117,3 +119,7 @@ def test_nothing_is_lost_on_the_way(network, names):
     ours = [names.ours(name) for name in published(network)]
     kept = [name for name in ours if name]
     assert len(kept) == len(set(kept))
+
+
+def test_every_network_has_its_prompt():
+    assert set(PROMPTS) == set(NETWORKS)
