@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -60,3 +62,24 @@ def test_layouts_load_the_same_weights(model, layout):
 def test_foreign_model_type_is_refused():
     with pytest.raises(CheckpointError, match=r"ckpt_A_new/config\.json: model_type is 'video_llava'"):
         EventGPT.load(GOLDEN.parent / "videollava" / "ckpt_A_new")
+
+
+@pytest.mark.parametrize("clip", ["clip_A", "clip_A_bin"])
+@pytest.mark.parametrize("named", ["./{}", "/home/trainer/towers/{}"])
+def test_the_tower_comes_from_the_folder_that_is_named(model, tmp_path, clip, named):
+    """Relative to the checkpoint or beside it, also when the name is a path of the machine it was trained on."""
+    shutil.copytree(GOLDEN / "ckpt_A_noclip", tmp_path / "checkpoint", copy_function=shutil.copyfile)
+    (tmp_path / "checkpoint").chmod(0o755)
+    shutil.copytree(GOLDEN / clip, tmp_path / clip, copy_function=shutil.copyfile)
+    config = json.loads((tmp_path / "checkpoint/config.json").read_text())
+    (tmp_path / "checkpoint/config.json").write_text(json.dumps(config | {"mm_visual_tower": named.format(clip)}))
+    other = EventGPT.load(tmp_path / "checkpoint").state_dict()
+    assert all(torch.equal(tensor, other[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_prompt_that_is_another_is_refused(tmp_path):
+    config = json.loads((GOLDEN / "ckpt_A_full/config.json").read_text())
+    shutil.copyfile(GOLDEN / "ckpt_A_full/model.safetensors", tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(config | {"mm_use_im_start_end": True}))
+    with pytest.raises(CheckpointError, match="mm_use_im_start_end is not supported"):
+        EventGPT.load(tmp_path)
