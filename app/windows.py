@@ -197,6 +197,7 @@ class Windower:
         self, start_us: int, until_us: int, end_us: int, index: int, partial: bool = False, notes: Sequence[str] = ()
     ) -> Window | None:
         """The window [start, end) with what lies before `until`; None when nothing does."""
+        closed_ns = time.monotonic_ns()  # before the events are joined: cutting is part of the latency
         events = join([cut(run, start_us, until_us) for run in self._runs])
         frames = self._frames[self._frame_at(start_us) : self._frame_at(until_us)]
         if not len(events) and not frames:
@@ -218,7 +219,7 @@ class Windower:
             frames=chosen,
             unused_frames=unused,
             resolution=self._resolution,
-            closed_ns=time.monotonic_ns(),
+            closed_ns=closed_ns,
             partial=partial,
             notes=tuple(told),
         )

@@ -38,6 +38,8 @@ def read_manifest(folder: Path, role: str) -> dict[str, Any]:
     if manifest["role"] != role:
         raise ModelError(f"{folder}: this model is a {manifest['role']}, not a {role}; swap the two folders")
     for name, entry in {**manifest["weights"], **manifest["graphs"]}.items():
+        if not isinstance(entry, dict) or type(entry.get("bytes")) is not int or type(entry.get("sha256")) is not str:
+            raise ModelError(f"{place(path)}: {name} has no bytes or no sha256; export the checkpoint again")
         _check_file(folder / name, entry)
     return manifest
 

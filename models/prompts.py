@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from models.errors import ModelError
 from models.tokenizer import Tokenizer
 
 QUESTION = "What happens around the robot?"
@@ -45,7 +46,7 @@ class Prompt:
 def eventgpt_prompt(tokenizer: Tokenizer, question: str, num_visual: int) -> Prompt:
     """EventGPT's official prompt, split on `<event>`; each chunk is tokenised by itself and one BOS is kept.
 
-    Raises ValueError when the question holds the placeholder, as the official code does.
+    Raises ModelError when the question holds the placeholder (the official code raises, too).
     """
     head, tail = _split(EVENTGPT, "<event>", question)
     return Prompt((tokenizer.bos_id, *tokenizer.encode(head)), num_visual, tokenizer.encode(tail))
@@ -59,9 +60,7 @@ def video_llava_prompt(tokenizer: Tokenizer, question: str, num_visual: int) -> 
 
 def video_llava_original_prompt(tokenizer: Tokenizer, question: str, num_visual: int) -> Prompt:
     """The original's prompt: eight `<image>` in a row, one a frame, nothing between them; chunks as EventGPT's."""
-    if "<image>" in question:
-        raise ValueError("question: it must not contain <image>, the place of the visual tokens")
-    head, *_, tail = VIDEO_LLAVA_ORIGINAL.format(question=question).split("<image>")
+    head, *_, tail = _split(VIDEO_LLAVA_ORIGINAL, "<image>", question)
     return Prompt((tokenizer.bos_id, *tokenizer.encode(head)), num_visual, tokenizer.encode(tail))
 
 
@@ -72,8 +71,9 @@ PROMPTS: dict[str, Callable[[Tokenizer, str, int], Prompt]] = {  # by the model_
 }
 
 
-def _split(template: str, placeholder: str, question: str) -> tuple[str, str]:
+def _split(template: str, placeholder: str, question: str) -> list[str]:
     if placeholder in question:
-        raise ValueError(f"question: it must not contain {placeholder}, the place of the visual tokens")
-    head, tail = template.format(question=question).split(placeholder)
-    return head, tail
+        raise ModelError(
+            f"decoding.question: it must not contain {placeholder}, the place of the visual tokens; ask without it"
+        )
+    return template.format(question=question).split(placeholder)

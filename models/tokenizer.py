@@ -58,23 +58,6 @@ class Tokenizer(ABC):
         return np.array([_is_content(word) for word in words], np.bool_)
 
 
-class IncrementalText:
-    """The text of a growing list of ids: each `add` returns what became readable (a character comes whole)."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._ids: list[int] = []
-        self.text = ""
-
-    def add(self, token_id: int) -> str:
-        self._ids.append(token_id)
-        text = self._tokenizer.decode(self._ids)
-        if text.endswith("�"):
-            return ""
-        new, self.text = text[len(self.text) :], text
-        return new
-
-
 class _HuggingFace(Tokenizer):
     def __init__(self, path: Path) -> None:
         from tokenizers import Tokenizer as Fast

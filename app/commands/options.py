@@ -46,7 +46,7 @@ def parse_speed(text: str | None, configured: float | str) -> float | None:
 def need_torch(command: str) -> None:
     """Say in one line what is missing where torch is not installed."""
     if importlib.util.find_spec("torch") is None:
-        raise MissingExtra(f"{command}: needs PyTorch; install the extra: pip install 'event-captioner[torch]'")
+        raise MissingExtra(f"{command}: needs PyTorch; run `make setup` in the clone, or pip install -e '.[torch]'")
 
 
 class MissingExtra(Exception):

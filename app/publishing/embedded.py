@@ -55,7 +55,7 @@ def find_or_start_broker(url: str) -> Iterator[FoundBroker]:
     if binary is None and importlib.util.find_spec("amqtt") is None:
         raise PublishError(
             f"broker {broker}: no answer, and none can be started: "
-            "install mosquitto, or the extra 'demo' (pip install 'event-captioner[demo]')"
+            "install mosquitto, or amqtt: pip install -e '.[demo]' in the clone"
         )
     with tempfile.TemporaryDirectory(prefix="event-captioner-broker-") as folder:
         port = free_port()

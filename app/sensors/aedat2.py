@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from app.sensors.aedat_header import davis_resolution, read_header
 from app.sensors.contract import Events, SourceError
-from app.sensors.file_source import CHUNK_EVENTS, RawFrame
+from app.sensors.file_source import CHUNK_EVENTS
+from app.sensors.merging import RawFrame
 
 RECORD = np.dtype([("address", ">u4"), ("time", ">u4")])
 APS, SUBTYPE, RESET, SIGNAL, SPECIAL = 0x8000_0000, 0xC00, 0x000, 0x400, 0x400

@@ -17,7 +17,8 @@ import numpy as np
 
 from app.sensors.aedat_header import davis_resolution, read_header
 from app.sensors.contract import Events, SourceError
-from app.sensors.file_source import CHUNK_EVENTS, RawFrame
+from app.sensors.file_source import CHUNK_EVENTS
+from app.sensors.merging import RawFrame
 
 PACKET = struct.Struct("<hhiiiiii")  # type, source, event size, time offset, time overflow, capacity, number, valid
 POLARITY = np.dtype([("data", "<u4"), ("time", "<i4")])

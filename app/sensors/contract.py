@@ -74,4 +74,8 @@ class RecordedSource(Source, Protocol):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader should know before the replay starts: "no events: the target captions alone", …"""
+        """What a reader should know: "no events: the target captions alone", …; some are only known at the end."""
+
+    @property
+    def dropped_events(self) -> int:
+        """Events that were not played: outside the sensor or out of time order. Known at the end."""

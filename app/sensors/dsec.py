@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.sensors.contract import Events, SourceError
-from app.sensors.file_source import CHUNK_EVENTS, RawFrame, first_line
+from app.sensors.file_source import CHUNK_EVENTS
+from app.sensors.merging import RawFrame, first_line
 
 COLUMNS = ("x", "y", "t", "p")
 DSEC_RESOLUTION = (640, 480)
@@ -34,7 +35,7 @@ class Dsec:
             import hdf5plugin  # noqa: F401  registers Blosc and Zstandard with HDF5
         except ImportError as error:
             raise SourceError(
-                f"{path}: HDF5 needs two more packages; install them: pip install 'event-captioner[hdf5]'"
+                f"{path}: HDF5 needs two more packages; install them: pip install -e '.[hdf5]' in the clone"
             ) from error
         self._h5py = h5py
         self.camera = "DSEC"

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from app.sensors.contract import Events, SourceError
 from app.sensors.events import cut
-from app.sensors.file_source import RawFrame, chunks
+from app.sensors.file_source import chunks
+from app.sensors.merging import RawFrame
 
 MAX_BYTES = 1 << 30  # about 80 million events; the columns are held in memory
 MAX_OPCODES = 2_000  # a dict of four arrays needs about 120

@@ -9,32 +9,21 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from app.sensors.contract import Events, Frame, Item, SourceError, SourceInfo
 from app.sensors.events import batches, cut, select
+from app.sensors.merging import BATCH_US, LONGEST_US, RawFrame, first_line, merged, sane
 from app.sensors.recording import RecordingInfo
 
-BATCH_US = 5_000
 CHUNK_EVENTS = 1 << 16  # decoded at once: what bounds memory, and how long one call holds the interpreter
 ITEMS_A_HOP = 16
-LONGEST_US = 366 * 86_400_000_000  # a longer time range is damage, not a recording
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class RawFrame:
-    """A frame as stored: sensor time in µs; uint8 [H, W] grey or [H, W, 3] RGB."""
-
-    t_us: int
-    image: NDArray[np.uint8]
 
 
 class EventFile(Protocol):
@@ -72,18 +61,7 @@ class Checked:
         """In sensor-time order; what damage hides is told in the file's `damage`."""
         events = self._guarded(self._events) if self._file.has_events else iter(())
         frames = self._guarded(self._frames) if self._file.has_frames else iter(())
-        run, frame = next(events, None), next(frames, None)
-        while run is not None or frame is not None:
-            if run is None or (frame is not None and frame.t_us <= run.t[0]):
-                assert frame is not None
-                yield frame
-                frame = next(frames, None)
-            elif frame is not None and frame.t_us <= run.t[-1]:
-                yield cut(run, int(run.t[0]), frame.t_us)
-                run = cut(run, frame.t_us, int(run.t[-1]) + 1)
-            else:
-                yield run
-                run = next(events, None)
+        return merged(events, frames)
 
     def _guarded(self, stream: Callable[[], Iterator[T]]) -> Iterator[T]:
         try:
@@ -92,14 +70,12 @@ class Checked:
             self._file.damage = f"damaged: {first_line(error)}"
 
     def _events(self) -> Iterator[Events]:
-        width, height = self._file.resolution
         last_us = self._file.start_us
         for run in self._file.events(self._start_us):
-            sane = (run.t < self._file.end_us) & (run.x >= 0) & (run.x < width) & (run.y >= 0) & (run.y < height)
-            sane &= run.t >= np.maximum.accumulate(np.where(sane, run.t, last_us)).clip(last_us)
-            if not sane.all():
-                self.dropped += int(len(sane) - np.count_nonzero(sane))
-                run = select(run, sane)
+            good = sane(run, self._file.resolution, last_us, self._file.end_us)
+            if not good.all():
+                self.dropped += int(len(good) - np.count_nonzero(good))
+                run = select(run, good)
             if not len(run):
                 continue
             last_us = int(run.t[-1])
@@ -258,10 +234,6 @@ def _describe(path: str | Path, file: EventFile) -> RecordingInfo:
         damage=file.damage,
         dropped_events=checked.dropped,
     )
-
-
-def first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def chunks(events: Events) -> Iterator[Events]:

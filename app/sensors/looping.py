@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
-from app.sensors.contract import Events, Item, RecordedSource, SourceInfo
+from app.sensors.contract import Events, Item, RecordedSource, SourceError, SourceInfo
 from app.sensors.events import shifted
+from app.sensors.wrapping import Wrapper
 
 
-class Looped:
+class Looped(Wrapper):
     """Plays what `factory` opens `loops` times (0: for ever), each pass starting where the last one ended.
 
     A pass that ended early ends the loop's pass there; `ended_early` keeps telling so.
     """
 
     def __init__(self, factory: Callable[[], RecordedSource], loops: int = 0) -> None:
+        super().__init__(factory())
         self._factory, self._loops = factory, loops
-        self._source = factory()
         self._first_info = self._source.info
+        self._dropped = 0  # in the passes before this one
         self._closed = False
 
     @property
@@ -32,12 +35,8 @@ class Looped:
         return replace(info, end_us=info.start_us + self._loops * span_us if self._loops else None)
 
     @property
-    def ended_early(self) -> str | None:
-        return self._source.ended_early
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return self._source.notes
+    def dropped_events(self) -> int:
+        return self._dropped + self._source.dropped_events
 
     async def __aiter__(self) -> AsyncIterator[Item]:
         shift_us, done = 0, 0
@@ -57,9 +56,21 @@ class Looped:
             info = self._source.info
             end_us = max(last_us + 1, (info.end_us or 0) + shift_us)
             await self._source.close()
-            self._source = await asyncio.to_thread(self._factory)
+            source = await self._open()
+            self._dropped += self._source.dropped_events
+            self._source = source
             shift_us = end_us - (self._source.info.start_us or 0)
+
+    async def _open(self) -> RecordedSource:
+        """The next pass. Cancelled meanwhile, it waits for what the thread opens and closes that."""
+        opening = asyncio.ensure_future(asyncio.to_thread(self._factory))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            with contextlib.suppress(SourceError):
+                await (await opening).close()
+            raise
 
     async def close(self) -> None:
         self._closed = True
-        await self._source.close()
+        await super().close()

@@ -25,7 +25,7 @@ class Paced(Wrapper):
         self._speed = speed
         self._origin: tuple[int, int] | None = None  # sensor µs, monotonic ns
 
-    def due_ns(self, t_us: int) -> int | None:
+    def _due_ns(self, t_us: int) -> int | None:
         """The monotonic instant at which sensor time `t_us` is due; None before the first item and without pacing."""
         if self._origin is None or self._speed is None:
             return None
@@ -44,7 +44,7 @@ class Paced(Wrapper):
             first_us, last_us = (int(item.t[0]), int(item.t[-1])) if isinstance(item, Events) else (item.t_us,) * 2
             if self._origin is None:
                 self._origin = first_us, time.monotonic_ns()
-            due_ns = self.due_ns(last_us)
+            due_ns = self._due_ns(last_us)
             # a late item still yields to the loop: no source may starve publishing
             wait_ns = 0 if due_ns is None else max(0, due_ns - time.monotonic_ns())
             await asyncio.sleep(wait_ns / 1e9)

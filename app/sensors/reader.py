@@ -18,34 +18,29 @@ from typing import Any, TypeVar
 
 import dv_processing as dv
 import numpy as np
-from numpy.typing import NDArray
 
 from app.sensors.aedat4 import NO_TABLE, copy_without_table, table_position
 from app.sensors.contract import Events
 from app.sensors.events import batches, cut, select
+from app.sensors.merging import BATCH_US, LONGEST_US, RawFrame, first_line, merged, sane
 from app.sensors.protocol import FRAME, HEADER
 
-BATCH_US = 5_000
 SEEK_STEP_US = 100_000  # one random access; doubled over empty stretches
 SEEK_STEP_MAX_US = 2_000_000
-LONGEST_US = 366 * 86_400_000_000  # a longer time range is damage, not a recording
 MEMORY_BYTES = 6 << 30  # a damaged length must not take the machine down
 
 T = TypeVar("T")
-RawFrame = tuple[int, NDArray[np.uint8]]  # sensor time in µs; [H, W, 3] RGB or [H, W] grey
 
 
 class Unreadable(Exception):
     """The file holds nothing that can be read; the text says why, without the file's name."""
 
 
-def first_line(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """dv-processing's errors carry C++ traces of many lines; the sentence in them that a person can use."""
-    text = str(error)
-    if "End-Of-File" in text:
+    if "End-Of-File" in str(error):
         return "it ends before its first packet"
-    line = next((part.strip() for part in text.splitlines() if part.strip()), type(error).__name__)
-    return line.removeprefix("AEDAT4.0: ").rstrip(".")
+    return first_line(error).removeprefix("AEDAT4.0: ").rstrip(".")
 
 
 class Reader:
@@ -87,8 +82,8 @@ class Reader:
             raise Unreadable(str(error)) from error
         except RuntimeError as error:
             if self.damage is not None:  # it was opened without a table: there is no other way to read it
-                raise Unreadable(first_line(error)) from error
-            reason = first_line(error)
+                raise Unreadable(reason_of(error)) from error
+            reason = reason_of(error)
         self.damage = f"damaged: {reason}"
         if position >= self._path.stat().st_size or "not present" in reason:
             self.damage = "truncated (file table missing)"
@@ -109,7 +104,7 @@ class Reader:
                 return bool(r.isEventStreamAvailable() and self._call(r.getNextEventBatch) is not None)
             return bool(r.isFrameStreamAvailable() and self._call(r.getNextFrame) is not None)
         except RuntimeError as error:
-            self.damage = f"damaged: {first_line(error)}"
+            self.damage = f"damaged: {reason_of(error)}"
             return False
 
     def _resolution(self) -> tuple[int, int]:
@@ -155,25 +150,18 @@ class Reader:
 
     def _events(self, start_us: int, end_us: int) -> Iterator[Events]:
         """Batches of at most BATCH_US, of events a sensor of this size can have sent, time never running backwards."""
-        last_us = start_us
-        width, height = self.resolution
+        last_us = self.start_us
         for store in self._stores(start_us, end_us):
             raw = store.numpy()
             t, x, y = (np.ascontiguousarray(raw[name]) for name in ("timestamp", "x", "y"))
             events = Events(t, x, y, np.ascontiguousarray(raw["polarity"]).astype(np.uint8))
-            sane = (t < self.end_us) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
-            sane &= t >= np.maximum.accumulate(np.where(sane, t, last_us))
-            if not sane.all():
-                self.dropped += int(len(t) - np.count_nonzero(sane))
-                events = select(events, sane)
-            if len(events) and events.t[0] < last_us:  # before the start, or a packet that runs backwards
-                kept = cut(events, last_us, self.end_us)
-                self.dropped += len(events) - len(kept) if last_us > start_us else 0
-                events = kept
-            events = cut(events, start_us, end_us)
+            good = sane(events, self.resolution, last_us, self.end_us)
+            if not good.all():
+                self.dropped += int(len(good) - np.count_nonzero(good))
+                events = select(events, good)
             if len(events):
                 last_us = int(events.t[-1])
-                yield from batches(events, start_us, BATCH_US)
+                yield from batches(cut(events, start_us, end_us), start_us, BATCH_US)
 
     def _frames(self, start_us: int, end_us: int) -> Iterator[RawFrame]:
         last_us = start_us
@@ -188,30 +176,19 @@ class Reader:
                 continue
             if image.ndim == 3:
                 image = image[:, :, 0] if image.shape[2] == 1 else image[:, :, 2::-1]  # BGR(A) to RGB
-            yield last_us, np.ascontiguousarray(image)
+            yield RawFrame(last_us, np.ascontiguousarray(image))
 
     def items(self, start_us: int, end_us: int) -> Iterator[Events | RawFrame]:
         """Events and frames of [start_us, end_us) in time order; what damage hides is told in `damage`."""
         events = self._guarded(self._events(start_us, end_us)) if self.has_events else iter(())
         frames = self._guarded(self._frames(start_us, end_us)) if self.has_frames else iter(())
-        run, frame = next(events, None), next(frames, None)
-        while run is not None or frame is not None:
-            if run is None or (frame is not None and frame[0] <= run.t[0]):
-                assert frame is not None
-                yield frame
-                frame = next(frames, None)
-            elif frame is not None and frame[0] <= run.t[-1]:
-                yield cut(run, int(run.t[0]), frame[0])
-                run = cut(run, frame[0], int(run.t[-1]) + 1)
-            else:
-                yield run
-                run = next(events, None)
+        return merged(events, frames)
 
     def _guarded(self, stream: Iterator[T]) -> Iterator[T]:
         try:
             yield from stream
         except RuntimeError as error:
-            self.damage = f"damaged: {first_line(error)}"
+            self.damage = f"damaged: {reason_of(error)}"
 
     def describe(self) -> dict[str, Any]:
         """Counts of everything, by reading all of it."""
@@ -226,7 +203,7 @@ class Reader:
                 last = int(item.t[-1])
             else:
                 counts["frames"] += 1
-                grey, size = item[1].ndim == 2, (item[1].shape[1], item[1].shape[0])
+                grey, size = item.image.ndim == 2, (item.image.shape[1], item.image.shape[0])
         for name, available, read in (
             ("imu", r.isImuStreamAvailable, r.getNextImuBatch),
             ("triggers", r.isTriggerStreamAvailable, r.getNextTriggerBatch),
@@ -235,7 +212,7 @@ class Reader:
                 while available() and (batch := self._call(read)) is not None:
                     counts[name] += len(batch)
             except RuntimeError as error:
-                self.damage = self.damage or f"damaged: {first_line(error)}"
+                self.damage = self.damage or f"damaged: {reason_of(error)}"
         return self.info() | {
             "counts": counts,
             "grey": grey,
@@ -274,16 +251,16 @@ def main(argv: list[str]) -> None:
             if isinstance(item, Events):
                 send(b"E", item.t.tobytes(), item.x.tobytes(), item.y.tobytes(), item.p.tobytes())
             else:
-                t_us, image = item
+                image = item.image
                 channels = image.shape[2] if image.ndim == 3 else 1
-                send(b"F", FRAME.pack(t_us, *image.shape[:2], channels), image.tobytes())
+                send(b"F", FRAME.pack(item.t_us, *image.shape[:2], channels), image.tobytes())
         send_json(b"Z", {"ended_early": reader.damage, "dropped": reader.dropped})
     except BrokenPipeError:
         os._exit(0)  # nobody listens any more
     except Unreadable as error:
         send_json(b"X", {"error": str(error)})
     except Exception as error:
-        send_json(b"X", {"error": first_line(error)})
+        send_json(b"X", {"error": reason_of(error)})
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -31,6 +32,7 @@ class Reconstructed(Wrapper):
         width, height = source.info.resolution
         self._state = np.zeros((height, width), np.float32)  # leaky sum at _at_us
         self._at_us: int | None = None
+        self._due_us: int | None = None  # when the next frame is
 
     @property
     def info(self) -> SourceInfo:
@@ -60,25 +62,30 @@ class Reconstructed(Wrapper):
         grey: NDArray[np.uint8] = np.clip(MID_GREY + faded * (MID_GREY / max(scale, 0.5)), 0, 255).astype(np.uint8)
         return Frame(t_us, np.repeat(grey[:, :, None], 3, axis=2), time.monotonic_ns(), grey=True)
 
-    async def __aiter__(self) -> AsyncIterator[Item]:
-        due_us: int | None = None
-        async for item in self._source:
-            if not isinstance(item, Events):
-                continue
-            first_us, last_us = int(item.t[0]), int(item.t[-1])
-            due_us = first_us + self._period_us if due_us is None else due_us
-            if first_us - self._at(first_us) > LONGEST_GAP_US:
-                while due_us <= self._at(first_us) + LONGEST_GAP_US:
-                    yield self._render(due_us)
-                    due_us += self._period_us
-                due_us += -(-(first_us - due_us) // self._period_us) * self._period_us
-            while due_us <= last_us:
-                before = cut(item, int(item.t[0]), due_us)
-                if len(before):
-                    self._add(before)
-                    yield before
-                yield self._render(due_us)
-                item = cut(item, due_us, last_us + 1)
+    def _with_frames(self, item: Events) -> list[Item]:
+        """The run, cut where frames are due, with those frames; a gap adds at most LONGEST_GAP_US of them."""
+        made: list[Item] = []
+        first_us, last_us = int(item.t[0]), int(item.t[-1])
+        due_us = first_us + self._period_us if self._due_us is None else self._due_us
+        if first_us - self._at(first_us) > LONGEST_GAP_US:
+            while due_us <= self._at(first_us) + LONGEST_GAP_US:
+                made.append(self._render(due_us))
                 due_us += self._period_us
-            self._add(item)
-            yield item
+            due_us += -(-(first_us - due_us) // self._period_us) * self._period_us
+        while due_us <= last_us:
+            before = cut(item, int(item.t[0]), due_us)
+            if len(before):
+                self._add(before)
+                made.append(before)
+            made.append(self._render(due_us))
+            item = cut(item, due_us, last_us + 1)
+            due_us += self._period_us
+        self._add(item)
+        self._due_us = due_us
+        return [*made, item]
+
+    async def __aiter__(self) -> AsyncIterator[Item]:
+        async for item in self._source:
+            if isinstance(item, Events):
+                for made in await asyncio.to_thread(self._with_frames, item):  # rendering takes milliseconds
+                    yield made

@@ -35,6 +35,7 @@ class Synthetic:
 
     ended_early: str | None = None
     notes: tuple[str, ...] = ()
+    dropped_events = 0
 
     def __init__(self, seed: int = 0, seconds: float | None = None) -> None:
         self._items = synthetic_items(seed, seconds)

@@ -21,5 +21,9 @@ class Wrapper:
     def notes(self) -> tuple[str, ...]:
         return self._source.notes
 
+    @property
+    def dropped_events(self) -> int:
+        return self._source.dropped_events
+
     async def close(self) -> None:
         await self._source.close()

@@ -37,9 +37,6 @@ class SpanRecorder:
         finally:
             self.spans.append(Span(name, lane, start, time.monotonic_ns(), detail))
 
-    def total_ms(self, name: str, lane: str) -> float:
-        return sum(s.ms for s in self.spans if s.name == name and s.lane == lane)
-
 
 def overlap_ms(spans: list[Span], first: str = "drafter", second: str = "target") -> float:
     """Milliseconds during which a span of both lanes was running (spans of one lane do not nest)."""

@@ -111,6 +111,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "another format": (lambda f: rewrite(f, lambda m: m.update(format="x/9")), "format 'x/9', not"),
     "field missing": (lambda f: rewrite(f, lambda m: m.pop("s_max")), "s_max is missing or no int"),
     "sizes missing": (lambda f: rewrite(f, lambda m: m["decoder"].pop("layers")), "decoder sizes are incomplete"),
+    "no sha256": (lambda f: rewrite(f, lambda m: m["graphs"]["vision.onnx"].pop("sha256")), "no bytes or no sha256"),
+    "no size": (lambda f: rewrite(f, lambda m: m["weights"].update({"x": 3})), "x has no bytes or no sha256"),
     "weights cut": (cut_weights, "target/model.safetensors: .* bytes, the manifest says"),
     "weights changed": (flip_weights, "target/model.safetensors: not the file that the manifest describes"),
     "graph missing": (lambda f: (f / "decoder_tree.onnx").unlink(), "target/decoder_tree.onnx: no such file"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from models.errors import ModelError
 from models.prompts import (
     EVENTGPT,
     SYSTEM,
@@ -118,7 +119,7 @@ def test_the_originals_prompt_is_eight_images_after_the_system_sentence() -> Non
     assert [text for text, _ in recorder.asked] == [SYSTEM + " USER: ", "\nWhat is happening? ASSISTANT:"]
     assert not any(continues for _, continues in recorder.asked)  # each chunk by itself, as EventGPT's
     assert len(prompt) == 1 + 1 + 2056 + 1
-    with pytest.raises(ValueError, match="must not contain <image>"):
+    with pytest.raises(ModelError, match="must not contain <image>"):
         video_llava_original_prompt(recorder, "<image>", 2056)  # type: ignore[arg-type]
 
 
@@ -134,9 +135,9 @@ def test_video_llava_ids_are_those_around_the_video_token() -> None:
 
 
 def test_a_question_with_the_placeholder_is_refused() -> None:
-    with pytest.raises(ValueError, match="must not contain <event>"):
+    with pytest.raises(ModelError, match="must not contain <event>"):
         eventgpt_prompt(Recorder(), "Is <event> here?", 22)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="must not contain <video>"):
+    with pytest.raises(ModelError, match="must not contain <video>"):
         video_llava_prompt(Recorder(), "<video>", 136)  # type: ignore[arg-type]
 
 

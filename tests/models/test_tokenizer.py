@@ -1,4 +1,4 @@
-"""Tokenizers: sentencepiece with Llama's rules, tokenizer.json, text that grows token by token."""
+"""Tokenizers: sentencepiece with Llama's rules, tokenizer.json, content words."""
 
 import io
 from pathlib import Path
@@ -8,7 +8,7 @@ import sentencepiece
 from tokenizers import Tokenizer, decoders, models, normalizers
 
 from models.errors import ModelError
-from models.tokenizer import IncrementalText, load_tokenizer
+from models.tokenizer import load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -35,15 +35,6 @@ def test_sentencepiece_chunks_and_continuations(llama: Path) -> None:
     assert "".join(pieces[1:]) == "What▁happens"
     assert not tokenizer.raw_piece(tokenizer.encode("red", continues=True)[0]).startswith("▁")
     assert tokenizer.decode(tokenizer.encode("a red car")) == "a red car"
-
-
-def test_text_grows_by_whole_characters(llama: Path) -> None:
-    tokenizer = load_tokenizer(llama)
-    ids = tokenizer.encode("a car → left")  # → is three bytes, three tokens
-    text = IncrementalText(tokenizer)
-    parts = [text.add(i) for i in ids]
-    assert "".join(parts) == text.text == "a car → left"
-    assert not any("�" in part for part in parts)
 
 
 def test_tokenizer_json_is_read_as_it_would_follow_a_special_token(tmp_path: Path) -> None:

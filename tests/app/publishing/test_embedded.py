@@ -92,7 +92,7 @@ def test_amqtt_takes_captions_where_no_mosquitto_is(monkeypatch: pytest.MonkeyPa
 def test_nothing_to_start_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(PublishError, match="install mosquitto, or the extra 'demo'"), find_or_start_broker(absent()):
+    with pytest.raises(PublishError, match="install mosquitto, or amqtt"), find_or_start_broker(absent()):
         pass
 
 

@@ -39,6 +39,7 @@ class Listed:
 
     ended_early: str | None = None
     notes: tuple[str, ...] = ()
+    dropped_events = 0
 
     def __init__(self, what: Sequence[Item], end_us: int) -> None:
         self._what = what
