@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,8 @@ def prepare(folder: Path, seeds: Sequence[int], seconds: float, events: bool, do
     missing = [seed for seed in seeds if not (folder / f"{seed}.npz").exists()]
     for _ in range(len(seeds) - len(missing)):
         done()
-    with ProcessPoolExecutor(max(1, len(os.sched_getaffinity(0))), initializer=_background) as pool:
+    cores = max(1, len(os.sched_getaffinity(0)))
+    with ProcessPoolExecutor(cores, get_context("spawn"), initializer=_background) as pool:
         for _ in pool.map(partial(_render_seed, folder, seconds, events), missing):
             done()
 
@@ -119,7 +121,7 @@ def load(folder: Path, seeds: Sequence[int]) -> Street:
 
 
 def _background() -> None:
-    os.nice(5)
+    os.nice(10)
 
 
 def _render_seed(folder: Path, seconds: float, events: bool, seed: int) -> None:

@@ -62,17 +62,17 @@ class Recipe:
 
 FULL = Recipe(
     frame_seeds=120,
-    event_seeds=60,
+    event_seeds=48,
     validation_seeds=6,
     seconds=10.0,
-    target_tower=Stage(1200, 12, 1e-3, 1e-3, 300),
-    target_text=Stage(80, 32, 1e-3),
-    target_sketch=Stage(600, 16, 1e-3, 3e-4),
-    target_captions=Stage(100, 12, 5e-4, 1e-4, 10),
-    drafter_tower=Stage(1200, 12, 1e-3, 1e-3, 300),
-    drafter_captions=Stage(700, 16, 1e-3, 3e-4),
-    drafter_aligned=Stage(250, 16, 4e-4, 1e-4, 20),
-    checked=96,
+    target_tower=Stage(780, 12, 1e-3, 1e-3, 300),
+    target_text=Stage(60, 32, 2e-3, 0.0, 15),
+    target_sketch=Stage(340, 16, 1e-3, 5e-4, 50),
+    target_captions=Stage(110, 8, 5e-4, 1e-4, 10),
+    drafter_tower=Stage(800, 12, 1e-3, 1e-3, 300),
+    drafter_captions=Stage(560, 16, 1e-3, 5e-4, 50),
+    drafter_aligned=Stage(150, 16, 6e-4, 1e-4, 15),
+    checked=80,
 )
 
 SMOKE = replace(

@@ -34,7 +34,8 @@ def corpus() -> list[str]:
         for template, placeholder in ((EVENTGPT, "<event>"), (VIDEO_LLAVA, "<video>"))
         for chunk in template.format(question=QUESTION).split(placeholder)
     ]
-    return texts + (prompts + [EMPTY]) * 200 + [MORE_WORDS] * 40  # as frequent as the captions' words, so that prompts are short
+    # the prompts as often as the captions' own words, so that they are short
+    return texts + [*prompts, EMPTY] * 200 + [MORE_WORDS] * 40
 
 
 def train_tokenizer(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Makes the demo pair from nothing: street, tokenizer, target, drafter, and the drafter once more on the target's words.
+"""Makes the demo pair from nothing: street, tokenizer, target, drafter, then the drafter on the target's own words.
 
 One command, seeded and resumable: everything lies under the output folder, and a second run goes on where the first
 one stopped. The finished checkpoints are <out>/target and <out>/drafter, their quality <out>/quality.json.
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -1,0 +1,164 @@
+"""The parts of the demo pair's training, each small; the whole of it runs as `train-demo --smoke` (make soak)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from models.demo import quality, stages  # noqa: E402
+from models.demo.data import (  # noqa: E402
+    _frames_alone,
+    _squares,
+    _with_events,
+    caption_of,
+    mirrored,
+    pixels_of,
+    scene_truth,
+)
+from models.demo.lessons import DrafterStudent, TargetStudent, sight_loss, speech_loss  # noqa: E402
+from models.demo.pair import new_drafter, new_target, round_to_half, save_drafter, save_target  # noqa: E402
+from models.demo.recipe import IMAGE, Stage  # noqa: E402
+from models.demo.speech import greedy  # noqa: E402
+from models.demo.tokenizer_training import corpus, train_tokenizer  # noqa: E402
+from models.eventgpt import EventGPT  # noqa: E402
+from models.preprocess import clip_pixels  # noqa: E402
+from models.prompts import QUESTION, SYSTEM, eventgpt_prompt, video_llava_prompt  # noqa: E402
+from models.tokenizer import load_tokenizer  # noqa: E402
+from models.video_llava import VideoLlava  # noqa: E402
+from tests.models.greedy import greedy as cached_greedy  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer(path / "tokenizer.json")
+    return path
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder):
+    return load_tokenizer(folder)
+
+
+@pytest.fixture(scope="module")
+def street():
+    return _with_events(3, 1.5)
+
+
+def test_the_tokenizer_is_llama_like_and_reproducible(folder, tokenizer, tmp_path):
+    train_tokenizer(tmp_path / "tokenizer.json")
+    assert (tmp_path / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+    assert (tokenizer.size, tokenizer.bos_id, tokenizer.eos_id) == (512, 1, 2)
+    texts = [text for text in corpus() if text.endswith(".")][::37]
+    assert all(tokenizer.decode(tokenizer.encode(text)) == text for text in texts)
+    assert 20 <= len(tokenizer.encode(SYSTEM)) <= 45
+    assert tokenizer.decode(tokenizer.encode("Is it {safe} to cross at 5 pm?")) == "Is it {safe} to cross at 5 pm?"
+
+
+def test_stored_squares_are_the_run_time_pixels():
+    images = np.random.default_rng(0).integers(0, 256, (2, 260, 346, 3), np.uint8)
+    np.testing.assert_array_equal(pixels_of(_squares(list(images))), clip_pixels(list(images), IMAGE))
+
+
+def test_both_renderings_of_a_seed_agree(street):
+    alone = _frames_alone(3, 1.5)
+    np.testing.assert_array_equal(alone.truth, street.truth)
+    np.testing.assert_array_equal(alone.frames[alone.index], street.frames[street.index])
+    np.testing.assert_array_equal(alone.seen[alone.index], street.seen[street.index])
+
+
+def test_a_mirror_image_goes_the_other_way():
+    row = np.array([[0, 0, 0, 0, 0], [-1] * 5], np.int8)
+    for colour in range(6):
+        row[0, 1] = colour
+        other = mirrored(row)
+        if other is not None:
+            assert "to the right" in caption_of(other)
+            np.testing.assert_array_equal(mirrored(other) if mirrored(other) is not None else row, row)
+
+
+def test_quality_counts_each_attribute(street):
+    truths = list(street.truth)
+    perfect = quality.attributes_right([caption_of(row) for row in truths], truths)
+    assert perfect["all"] == 1.0
+    assert quality.attributes_right([""] * len(truths), truths)["all"] == 0.0
+    assert scene_truth(truths[0]).objects is not None
+
+
+def test_losses_reach_every_weight(street, tokenizer):
+    target, drafter = new_target(0), new_drafter(0)
+    students = (
+        TargetStudent(target, street, video_llava_prompt(tokenizer, QUESTION, target.visual_tokens)),
+        DrafterStudent(drafter, street, eventgpt_prompt(tokenizer, QUESTION, drafter.visual_tokens)),
+    )
+    for student, whole in zip(students, (False, True), strict=True):
+        loss = sight_loss(student, np.random.default_rng(0), 2)
+        loss = loss + speech_loss(student, tokenizer, np.random.default_rng(0), 2, whole)
+        loss.backward()
+        modules = (student.vision, student.decoder, student.heads)
+        idle = [n for m in modules for n, p in m.named_parameters() if p.grad is None and "encoder.layers.4" not in n]
+        assert idle == []  # the target's fifth tower layer is in the file only
+
+
+def test_batched_greedy_equals_the_cached_decoder(street, tokenizer):
+    drafter = new_drafter(1).eval()
+    prompt = eventgpt_prompt(tokenizer, QUESTION, drafter.visual_tokens)
+    before = quality.drafter_prefix(drafter, prompt, street, np.arange(2))
+    said = greedy(drafter.decoder, before, tokenizer.eos_id, 6)
+    with torch.no_grad():
+        assert said[0] == cached_greedy(drafter.decoder, before[0], 6)[0][: len(said[0])]
+
+
+def test_an_interrupted_stage_ends_with_the_same_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "SAVE_SECONDS", 0.0)
+
+    def train(folder, stop_at=None):
+        torch.manual_seed(0)
+        tower, head = torch.nn.Linear(3, 3), torch.nn.Linear(3, 1)
+        taken = []
+
+        def loss(rng):
+            taken.append(1)
+            if len(taken) == stop_at:
+                raise KeyboardInterrupt
+            return head(tower(torch.from_numpy(rng.random(3, np.float32)))).pow(2).sum()
+
+        folder.mkdir(exist_ok=True)
+        stages.run_stage("s", Stage(6, 1, 1e-2, 1e-3, 2), [tower, head], tower, loss, folder, lambda step, mean: None)
+        return torch.cat([head.weight.flatten(), tower.weight.flatten()]).detach(), len(taken)
+
+    whole, steps = train(tmp_path / "whole")
+    assert steps == 6
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", stop_at=4)
+    resumed, steps = train(tmp_path / "cut")
+    assert steps == 3
+    torch.testing.assert_close(resumed, whole, atol=0, rtol=0)
+    assert train(tmp_path / "cut")[1] == 0  # finished: restored, not trained again
+
+
+def test_checkpoints_come_back_as_they_were(folder, tmp_path):
+    for new, save, family in ((new_target, save_target, VideoLlava), (new_drafter, save_drafter, EventGPT)):
+        model = new(5)
+        round_to_half(model)
+        save(model, tmp_path / family.__name__, folder / "tokenizer.json")
+        back = family.load(tmp_path / family.__name__).state_dict()
+        assert all(torch.equal(tensor, back[name]) for name, tensor in model.state_dict().items())
+
+
+def test_transformers_loads_the_target(folder, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    model = new_target(6).eval()
+    round_to_half(model)
+    save_target(model, tmp_path / "target", folder / "tokenizer.json")
+    peer = transformers.VideoLlavaForConditionalGeneration.from_pretrained(tmp_path / "target", dtype=torch.float32)
+    pixels = torch.randn(8, 3, IMAGE, IMAGE)
+    ids = torch.tensor([[1, 20, *[513] * model.visual_tokens, 30, 40]])
+    with torch.no_grad():
+        theirs = peer.eval()(input_ids=ids, pixel_values_videos=pixels[None]).logits[0]
+        embeddings = model.decoder.embed(ids[0])
+        embeddings[2:-2] = model.vision(pixels)
+        ours = model.decoder.lm_head(model.decoder.hidden(embeddings[None]))[0]
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
