@@ -135,7 +135,8 @@ def _frames_alone(seed: int, seconds: float) -> Street:
     """The target's side: no event is simulated, which is ten times cheaper."""
     scene = Scene(seed, "seen")
     times = np.arange(0, int(seconds * 1e6), FRAME_US, dtype=np.int64)
-    frames, seen, index, truth = [], [], [], []
+    frames: list[NDArray[np.uint8]] = []
+    seen, index, truth = [], [], []
     for t_us in times.tolist():
         frames.append(_squares([scene.frame(t_us)])[0])
         seen.append(_seen(scene.boxes(t_us)))
@@ -152,7 +153,8 @@ def _frames_alone(seed: int, seconds: float) -> Street:
 def _with_events(seed: int, seconds: float) -> Street:
     """Both sides of the same windows."""
     place: dict[int, int] = {}  # frame time to its place in `frames`
-    frames, seen, index, truth, events, event_seen = [], [], [], [], [], []
+    frames: list[NDArray[np.uint8]] = []
+    seen, index, truth, events, event_seen = [], [], [], [], []
     for sample in windows(seed, seconds, WINDOW_US, HOP_US, SPAN_US):
         boxes = dict(zip(sample.tracks_us.tolist(), sample.tracks, strict=True))
         for t_us, image in zip(sample.frames_us.tolist(), sample.frames, strict=True):

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.demo.data import Street, caption_of, mirrored, pixels_of
-from models.demo.pair import EventGPT, VideoLlava
 from models.demo.sight import SightHeads
 from models.demo.speech import caption_logits, caption_loss, encoded, padded, prefix
+from models.eventgpt import EventGPT
 from models.llama import LlamaDecoder
 from models.prompts import Prompt
 from models.tokenizer import Tokenizer
-from models.video_llava import FRAMES
+from models.video_llava import FRAMES, VideoLlava
 
 Loss = Callable[[np.random.Generator], Tensor]  # a stage's loss, on a batch drawn from the generator
 
@@ -87,7 +87,7 @@ class TargetStudent:
         """A sketch keeps the last frames, and of each the class token and some patches, at their true positions."""
         size, frames = batch.images.shape[:2]
         states = self.tower(batch.images.flatten(0, 1), self.tower.config.num_hidden_layers - 1)[-1]
-        features = states[:, 0].unflatten(0, (size, frames))
+        features = states[:, 0].reshape(size, frames, -1)
         kept = None
         if not whole:
             patches = 1 + np.sort(rng.permutation(self.tokens - 1)[:SKETCH_PATCHES])
@@ -96,7 +96,7 @@ class TargetStudent:
             first = torch.arange(FRAMES - frames, FRAMES) * self.tokens
             kept = (first[:, None] + chosen[None]).flatten()
         visual = self.vision.multi_modal_projector(states)
-        return features[:, -SKETCH_FRAMES:], visual.unflatten(0, (size, frames)).flatten(1, 2), kept
+        return features[:, -SKETCH_FRAMES:], visual.reshape(size, -1, visual.shape[-1]), kept
 
 
 class DrafterStudent:
@@ -112,7 +112,8 @@ class DrafterStudent:
         return draw(self.street, rng, size, events=True, last=5, mirror=mirror)
 
     def look(self, batch: Batch, whole: bool, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
-        features = self.vision.features(batch.images.flatten(0, 1)).unflatten(0, batch.images.shape[:2])
+        features = self.vision.features(batch.images.flatten(0, 1))
+        features = features.reshape(*batch.images.shape[:2], *features.shape[1:])
         # The temporal tokens are means over positions, so that is what the heads read and what learns to tell places.
         return features.mean(2), self.vision.pool(features), None
 

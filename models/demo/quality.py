@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.demo.data import Street, pixels_of, scene_truth
-from models.demo.pair import EventGPT, VideoLlava
 from models.demo.speech import IGNORED, caption_logits, greedy, padded, prefix
 from models.demo.world.scoring import Score
+from models.eventgpt import EventGPT
 from models.prompts import Prompt
 from models.tokenizer import Tokenizer
+from models.video_llava import VideoLlava
 
 BATCH = 16
 

@@ -21,12 +21,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from models.demo import lessons, quality
 from models.demo.data import Street, load, prepare
 from models.demo.lessons import DrafterStudent, TargetStudent
-from models.demo.pair import EventGPT, VideoLlava, new_drafter, new_target, round_to_half, save_drafter, save_target
+from models.demo.pair import new_drafter, new_target, round_to_half, save_drafter, save_target
 from models.demo.recipe import EVENTS_SEED, FULL, SMOKE, VALIDATION_SEED, Recipe, Stage
 from models.demo.stages import run_stage
 from models.demo.tokenizer_training import train_tokenizer
+from models.eventgpt import EventGPT
 from models.prompts import QUESTION, Prompt, eventgpt_prompt, video_llava_prompt
 from models.tokenizer import Tokenizer, load_tokenizer
+from models.video_llava import VideoLlava
 
 SEED = 1
 LOG_SECONDS = 20.0

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 torch = pytest.importorskip("torch")
+torch.set_num_threads(1)  # tests share their cores; spinning threads would fight over them
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 

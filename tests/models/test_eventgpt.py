@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+torch.set_num_threads(1)  # tests share their cores; spinning threads would fight over them
 
 from models.checkpoint import CheckpointError  # noqa: E402
 from models.eventgpt import EventGPT  # noqa: E402

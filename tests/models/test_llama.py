@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 torch = pytest.importorskip("torch")
+torch.set_num_threads(1)  # tests share their cores; spinning threads would fight over them
 
 from models.checkpoint import CheckpointError  # noqa: E402
 from models.llama import LlamaConfig, LlamaDecoder  # noqa: E402

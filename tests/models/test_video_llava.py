@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+torch.set_num_threads(1)  # tests share their cores; spinning threads would fight over them
 
 from models.video_llava import VideoLlava  # noqa: E402
 from tests.models.greedy import greedy  # noqa: E402

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+torch.set_num_threads(1)  # tests share their cores; spinning threads would fight over them
 
 from models.demo import quality, stages  # noqa: E402
 from models.demo.data import (  # noqa: E402
