@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
@@ -52,15 +53,18 @@ def main() -> None:
     """Run a command. Exit code 2 for usage and configuration, 1 for other errors, 130 for Ctrl-C."""
     try:
         cli()
-    except ConfigError as error:
-        _fail(str(error), 2)
-    except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error), 1)
     except Exception as error:
-        our = next((e for e in _leaves(error) if type(e).__module__.partition(".")[0] in OUR_PACKAGES), None)
-        if our is None:
+        leaves = _leaves(error)
+        our = next((e for e in leaves if type(e).__module__.partition(".")[0] in OUR_PACKAGES), None)
+        if our is not None:
+            _fail(str(our), 2 if isinstance(our, ConfigError) else 1)
+        system = next((e for e in leaves if isinstance(e, OSError)), None)
+        if system is None:
             raise  # a bug: its traceback is what we need to see
-        _fail(str(our), 2 if isinstance(our, ConfigError) else 1)
+        if isinstance(system, BrokenPipeError):  # who read the output has gone: there is nobody to tell
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            sys.exit(1)
+        _fail(f"{system.filename}: {system.strerror}" if system.filename and system.strerror else str(system), 1)
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

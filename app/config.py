@@ -32,7 +32,7 @@ TopicLevel = Annotated[
 class Section(BaseModel):
     """Strict: "5" is not 5, and a key nobody knows is a mistake, not a wish."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod

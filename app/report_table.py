@@ -25,6 +25,16 @@ STAGE_NAMES = {
     "total": "total",
     "sensor_to_caption": "sensor to caption",
 }
+LOST_NAMES = {
+    "unusable_events": "events dropped: outside the sensor or out of order",
+    "late_events": "events dropped: after their window",
+    "late_frames": "frames dropped: after their window",
+    "excess_events": "events dropped: over windows.max_events",
+    "empty_windows": "windows skipped: nothing in them",
+    "dropped_remainders": "ends shorter than half a window",
+    "messages_full": "messages dropped: the outbox was full",
+    "messages_expired": "messages dropped: too old",
+}
 
 
 def report_table(report: Report, comparison: Comparison | None = None) -> Group:
@@ -45,6 +55,8 @@ def _counts(report: Report, comparison: Comparison | None) -> Table:
     dropped = ", ".join(f"{count} {reason}" for reason, count in report.dropped.items())
     table.add_row("captions", f"{report.captions} ({report.tokens} tokens)")
     table.add_row("windows dropped", dropped or "0")
+    for name, count in report.lost.items():
+        table.add_row(LOST_NAMES[name], f"{count:,}")
     table.add_row("α, all tokens", _rate(report.alpha))
     table.add_row("α, content words", _rate(report.alpha_content))
     table.add_row("draft acceptance rate", _rate(report.draft_acceptance_rate))

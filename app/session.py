@@ -22,7 +22,8 @@ from app.publishing.outbox import Outbox
 from app.publishing.payloads import Clock, Origin, StreamStatus
 from app.publishing.topics import replay_node
 from app.sensors.contract import RecordedSource, SourceError, SourceInfo
-from app.sinks import Outlet
+from app.sinks import Counting, Outlet
+from app.telemetry.summary import Summary
 from app.telemetry.trace import TraceWriter
 from app.windows import Windower
 from models.bundle import VisionLanguageModel, load_model
@@ -84,23 +85,39 @@ def load_captioner(config: Config) -> Captioner:
 
 def make_windower(config: Config, captioner: Captioner, info: SourceInfo) -> Windower:
     """Cuts as configured; with partial windows where the strategy drafts before a window closes."""
-    windows, lead_ms = config.windows, 0.0
-    if captioner.drafts_ahead:
-        lead_ms = captioner.lead_ms if config.decoding.lead_ms == "auto" else config.decoding.lead_ms
+    windows = config.windows
     return Windower(
         windows.length_ms * 1000,
         windows.hop_ms * 1000,
         windows.frames,
-        int(min(lead_ms, windows.length_ms / 2) * 1000),  # a draft of less than half a window would be of another scene
+        sensor_lead_us(config, captioner.lead_ms) if captioner.drafts_ahead else 0,
         windows.max_events,
         resolution=info.resolution,
     )
 
 
+def sensor_lead_us(config: Config, auto_ms: float) -> int:
+    """How much sensor time before a window's end it is given out in part, so that a draft has its lead of wall time.
+
+    Less than a hop: else the window before would close, and be captioned, between the draft and its window. At most
+    half a window: a draft of less would be of another scene. None at speed `max`, where no time passes to draft in.
+    """
+    speed, windows = config.replay.speed, config.windows
+    if speed == "max":
+        return 0
+    lead_ms = auto_ms if config.decoding.lead_ms == "auto" else config.decoding.lead_ms
+    return min(int(lead_ms * speed * 1000), windows.hop_ms * 1000 - 1, windows.length_ms * 500)
+
+
 async def caption_recording(
-    config: Config, source: RecordedSource, captioner: Captioner, outputs: Outputs, sinks: Sequence[Sink]
+    config: Config,
+    source: RecordedSource,
+    captioner: Captioner,
+    outputs: Outputs,
+    summary: Summary,
+    sinks: Sequence[Sink],
 ) -> None:
-    """Caption a recording to its end and hand every caption on.
+    """Caption a recording to its end, hand every caption on and count everything, what is lost included.
 
     Raises SourceError after the last caption when the recording ended before its time, PublishError when the broker
     cannot be reached at the start or a file cannot be written.
@@ -110,11 +127,27 @@ async def caption_recording(
     origin = publisher.origin(camera) if publisher else _unpublished(config, camera)
     windower = make_windower(config, captioner, source.info)
     with _files(outputs, source.info) as (captions, trace):
-        outlet = Outlet(origin, publisher, captions, trace)
-        async with _publishing(publisher, camera, source.info):
-            await run_pipeline(source, windower, captioner, [outlet, *sinks], lossless=config.replay.lossless)
+        all_sinks: list[Sink] = [Outlet(origin, publisher, captions, trace), Counting(summary), *sinks]
+        try:
+            async with _publishing(publisher, camera, source.info):
+                await run_pipeline(source, windower, captioner, all_sinks, lossless=config.replay.lossless)
+        finally:
+            summary.lose(_lost(source, windower, publisher))
     if source.ended_early:
         raise SourceError(source.ended_early)
+
+
+def _lost(source: RecordedSource, windower: Windower, publisher: Publisher | None) -> dict[str, int]:
+    """What did not become a caption or did not reach the broker, besides the windows that were dropped."""
+    return {
+        "unusable_events": source.dropped_events,
+        "late_events": windower.late_events,
+        "late_frames": windower.late_frames,
+        "excess_events": windower.excess_events,
+        "empty_windows": windower.empty_windows,
+        "dropped_remainders": windower.dropped_remainders,
+        **({f"messages_{reason}": n for reason, n in publisher.outbox.dropped.items()} if publisher else {}),
+    }
 
 
 def camera_name(info: SourceInfo) -> str:

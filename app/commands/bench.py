@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands.options import ConfigOption
+from app.commands.options import ConfigOption, writable
 
 
 def command(
@@ -45,6 +45,7 @@ def command(
             raise typer.BadParameter(f"{name!r} is not one of {', '.join(STRATEGIES)}", param_hint="--strategies")
     if peer not in (None, "transformers"):
         raise typer.BadParameter(f"{peer!r} is not a peer that is known: transformers", param_hint="--peer")
+    writable(json_path, "--json")
     settings = load_config(config)
     what = BenchSettings(
         strategies=chosen,

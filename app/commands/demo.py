@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands.options import ResultConsole
+from app.commands.options import ResultConsole, writable
 
 PROJECT = Path(__file__).parents[2]
 RECORDING = PROJECT / "models" / "demo" / "recording.aedat4"
@@ -25,13 +25,14 @@ def command(
 ) -> None:
     """Replay the bundled recording in real time, publish its captions, and compare with the target alone."""
     from app.commands.playing import play
-    from app.config import load_config
+    from app.config import load_config, override
     from app.logs import set_up_logging
     from app.publishing.embedded import find_or_start_broker
     from app.sensors.open import open_recording
     from app.session import Outputs
 
-    settings = load_config(config)
+    writable(picture, "--picture")
+    settings = override(load_config(config), replay={"speed": 1.0})  # a demo is watched
     set_up_logging(settings.telemetry.log_level, settings.telemetry.log_format)
     console = ResultConsole()
     with find_or_start_broker(settings.mqtt.url) as broker:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.commands.options import JsonOption, need_torch
+from app.commands.options import JsonOption, finite, need_torch
 
 if TYPE_CHECKING:
     from models.inspection import Inspection
@@ -44,7 +44,9 @@ def inspect(
 
 @group.command()
 def plan(
-    gpu_memory: Annotated[float, typer.Option(metavar="GB", min=1, help="The GPU's memory, in 10⁹ bytes.")],
+    gpu_memory: Annotated[
+        float, typer.Option(metavar="GB", min=1, callback=finite, help="The GPU's memory, in 10⁹ bytes.")
+    ],
     drafter: Annotated[
         str | None, typer.Option(metavar="PATH_OR_HUB_ID", help="EventGPT.", show_default="EventGPT-7B's shape")
     ] = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import math
 import os
 from pathlib import Path
 from typing import Annotated
@@ -15,11 +16,32 @@ ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", metavar="FILE", help="Configuration (YAML). Left out: the defaults.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-RecordingArgument = Annotated[Path, typer.Argument(metavar="RECORDING", help="An AEDAT4 recording.")]
+RecordingArgument = Annotated[
+    Path, typer.Argument(metavar="RECORDING", help="AEDAT4, AEDAT 3.1 or 2.0, DSEC (HDF5), or EventGPT's .npy.")
+]
 SpeedOption = Annotated[
     str | None,
     typer.Option("--speed", metavar="N|max", help="1 is real time, 2 twice as fast; max: as fast as the models allow."),
 ]
+
+
+def finite(value: float | None) -> float | None:
+    """A typer callback: neither inf nor nan is a number of seconds. Raises typer.BadParameter."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number")
+    return value
+
+
+def writable(path: Path | None, option: str) -> None:
+    """Refuse a file that cannot be written, before anything is loaded. Raises typer.BadParameter."""
+    if path is None:
+        return
+    if not path.parent.is_dir():
+        raise typer.BadParameter(f"{path}: there is no folder {path.parent}; make it first", param_hint=option)
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise typer.BadParameter(
+            f"{path}: cannot be written; name a file in a folder you may write to", param_hint=option
+        )
 
 
 class ResultConsole(Console):

@@ -8,7 +8,15 @@ from typing import Annotated
 
 import typer
 
-from app.commands.options import ConfigOption, JsonOption, RecordingArgument, SpeedOption, parse_speed
+from app.commands.options import (
+    ConfigOption,
+    JsonOption,
+    RecordingArgument,
+    SpeedOption,
+    finite,
+    parse_speed,
+    writable,
+)
 
 
 class Strategy(StrEnum):
@@ -27,9 +35,12 @@ def command(
     config: ConfigOption = None,
     strategy: Annotated[Strategy | None, typer.Option(help="The schedule of the two models.")] = None,
     speed: SpeedOption = None,
-    start: Annotated[float, typer.Option(metavar="S", min=0, help="Begin so many seconds into the recording.")] = 0.0,
+    start: Annotated[
+        float, typer.Option(metavar="S", min=0, callback=finite, help="Begin so many seconds into the recording.")
+    ] = 0.0,
     duration: Annotated[
-        float | None, typer.Option(metavar="S", min=0.001, help="Play so many seconds of it.", show_default="all")
+        float | None,
+        typer.Option(metavar="S", min=0.001, callback=finite, help="Play so many seconds of it.", show_default="all"),
     ] = None,
     loop: Annotated[int, typer.Option(metavar="N", min=0, help="Play it N times; 0: until Ctrl-C.")] = 1,
     captions: Annotated[
@@ -45,7 +56,7 @@ def command(
     ] = Frames.recorded,
     rgb: Annotated[Path | None, typer.Option(metavar="VIDEO", help="Take the frames from a video file.")] = None,
     rgb_offset_ms: Annotated[
-        float, typer.Option(metavar="N", help="The video begins so many ms after the recording.")
+        float, typer.Option(metavar="N", callback=finite, help="The video begins so many ms after the recording.")
     ] = 0.0,
     as_json: JsonOption = False,
 ) -> None:
@@ -53,6 +64,9 @@ def command(
     from app.commands.playing import play
     from app.config import load_config, override
     from app.logs import set_up_logging
+    from app.publishing.broker import parse_url
+    from app.publishing.errors import PublishError
+    from app.publishing.files import SUFFIXES
     from app.sensors.open import open_recording
     from app.session import Outputs
 
@@ -60,10 +74,20 @@ def command(
         raise typer.BadParameter("--mqtt and --no-mqtt exclude each other", param_hint="--mqtt")
     if rgb and frames is Frames.reconstruct:
         raise typer.BadParameter("--rgb and --frames reconstruct exclude each other", param_hint="--rgb")
+    if captions and captions.suffix.lower() not in SUFFIXES:
+        raise typer.BadParameter(f"{captions}: the name must end in {', '.join(SUFFIXES)}", param_hint="--captions")
+    writable(captions, "--captions")
+    writable(trace, "--trace")
+    if mqtt:
+        try:
+            parse_url(mqtt)
+        except PublishError as error:
+            raise typer.BadParameter(str(error), param_hint="--mqtt") from None
     settings = load_config(config)
     if strategy:
         settings = override(settings, decoding={"strategy": strategy.value})
     pace = parse_speed(speed, settings.replay.speed)
+    settings = override(settings, replay={"speed": pace or "max"})
     set_up_logging(settings.telemetry.log_level, settings.telemetry.log_format)
     play(
         settings,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.commands.options import JsonOption
+from app.commands.options import JsonOption, finite
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def command(
     out: Annotated[Path, typer.Argument(metavar="OUT.aedat4", help="The recording to write.")],
     seed: Annotated[int, typer.Option(min=0, help="Another seed, another street.")] = 0,
-    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="Its length.")] = 10.0,
+    seconds: Annotated[float, typer.Option(min=0.1, max=3600, callback=finite, help="Its length.")] = 10.0,
     as_json: JsonOption = False,
 ) -> None:
     """Write a synthetic recording: events, colour frames and a resting IMU."""

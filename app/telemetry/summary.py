@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,7 @@ class Report:
     captions: int
     tokens: int
     dropped: dict[str, int]  # by reason; what a failure said is cut off: "failed: …" counts as "failed"
+    lost: dict[str, int]  # what else was dropped, by name; only what is not zero
     latency_ms: dict[str, Percentiles]  # keys of app.telemetry.latency.LATENCY_KEYS that ran, in that order
     overlap_ms: Percentiles | None
     alpha: float | None
@@ -47,6 +49,7 @@ class Summary:
         self._latencies: dict[str, deque[float]] = {key: deque(maxlen=remembered) for key in LATENCY_KEYS}
         self._overlaps: deque[float] = deque(maxlen=remembered)
         self._dropped: Counter[str] = Counter()
+        self._lost: Counter[str] = Counter()
         self._sums: Counter[str] = Counter()
 
     def add(self, caption: Caption) -> None:
@@ -72,6 +75,10 @@ class Summary:
     def drop(self, dropped: Dropped) -> None:
         self._dropped[dropped.reason.partition(":")[0]] += 1
 
+    def lose(self, counts: Mapping[str, int]) -> None:
+        """Count what is not a window: events, frames, messages."""
+        self._lost.update(counts)
+
     def report(self) -> Report:
         sums = self._sums
         acceptance = _ratio(sums["num_accepted_draft_tokens"], sums["num_drafts"])
@@ -79,6 +86,7 @@ class Summary:
             captions=sums["captions"],
             tokens=sums["tokens"],
             dropped=dict(self._dropped),
+            lost={name: count for name, count in self._lost.items() if count},
             latency_ms={key: _percentiles(values) for key, values in self._latencies.items() if values},
             overlap_ms=_percentiles(self._overlaps) if self._overlaps else None,
             alpha=_ratio(sums["alpha_hits"], sums["alpha_trials"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -97,6 +98,19 @@ def test_every_command_explains_itself(run: Run, command: str) -> None:
         ["check-config", "absent.yaml"],
         ["replay", "x.aedat4", "--config", "absent.yaml"],
         ["replay", "x.aedat4", "--strategy", "magic"],
+        ["replay", "x.aedat4", "--speed", "nan"],
+        ["replay", "x.aedat4", "--speed", "inf"],
+        ["replay", "x.aedat4", "--start", "nan"],
+        ["replay", "x.aedat4", "--start", "inf"],
+        ["replay", "x.aedat4", "--duration", "inf"],
+        ["replay", "x.aedat4", "--rgb-offset-ms", "nan"],
+        ["replay", "x.aedat4", "--rgb-offset-ms=-inf"],
+        ["replay", "x.aedat4", "--captions", "x.txt"],
+        ["replay", "x.aedat4", "--captions", "absent/x.srt"],
+        ["replay", "x.aedat4", "--trace", "absent/x.json"],
+        ["replay", "x.aedat4", "--mqtt", "http://x"],
+        ["demo", "--picture", "absent/x.svg"],
+        ["bench", "--json", "absent/x.json"],
     ],
 )
 def test_usage_and_configuration_exit_2(run: Run, arguments: list[str]) -> None:
@@ -104,6 +118,26 @@ def test_usage_and_configuration_exit_2(run: Run, arguments: list[str]) -> None:
     assert code == 2
     assert not out
     assert err
+
+
+def test_an_output_that_cannot_be_written_is_named(run: Run) -> None:
+    _, _, err = run("replay", "x.aedat4", "--trace", "absent/x.json")
+    told = " ".join(err.replace("│", " ").split())
+    assert "absent/x.json: there is no folder absent; make it first" in told
+
+
+def test_an_error_of_the_system_in_a_task_group_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        full = OSError(errno.ENOSPC, "No space left on device", "out.json")
+        raise ExceptionGroup("tasks", [ExceptionGroup("tasks", [full])])
+
+    monkeypatch.setattr("app.cli.cli", fail)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 1
+    assert capfd.readouterr().err == "event-captioner: out.json: No space left on device\n"
 
 
 def test_check_config(run: Run, tmp_path: Path) -> None:
@@ -243,6 +277,33 @@ def test_the_two_ways_out_without_frames(run: Run, config: Path, tmp_path: Path)
         assert json.loads(out)["captions"] == 2
 
 
+def test_a_video_beside_the_recording_is_told_and_fails(run: Run, config: Path, tmp_path: Path) -> None:
+    from tests.app.sensors.samples import recording as sample
+    from tests.app.sensors.test_wrappers import video
+
+    path = sample(tmp_path / "events.aedat4", 1.0, frames=False)
+    arguments = ["replay", path, "--config", config, "--speed", "max", "--no-mqtt", "--rgb", video(tmp_path / "v.avi")]
+    code, out, err = run(*arguments, "--rgb-offset-ms", 9e6)
+    assert code == 1
+    assert "2 no_frames" in out
+    told = [line for line in err.splitlines() if line.startswith("event-captioner: ")]
+    assert told == [
+        f"event-captioner: {tmp_path / 'v.avi'}: no frame of it falls into the recording; check --rgb-offset-ms",
+        "event-captioner: no window was captioned: 2 no_frames; the target needs frames: check --rgb-offset-ms",
+    ]
+
+
+def test_what_is_lost_is_told(run: Run, config: Path, tmp_path: Path) -> None:
+    from tests.app.sensors.samples import recording as sample
+
+    path = sample(tmp_path / "odd.aedat4", 1.1)
+    arguments = ["replay", path, "--config", config, "--speed", "max", "--no-mqtt"]
+    code, out, _ = run(*arguments, "--json")
+    assert code == 0
+    assert json.loads(out)["lost"] == {"dropped_remainders": 1}
+    assert "ends shorter than half a window" in run(*arguments)[1]
+
+
 def test_without_events_the_target_captions_alone(run: Run, config: Path, tmp_path: Path) -> None:
     from tests.app.sensors.samples import recording as sample
 
@@ -260,6 +321,15 @@ def test_a_bad_model_is_one_line(run: Run, config: Path, recording: Path, tmp_pa
     assert code == 1
     assert err.startswith(f"event-captioner: {tmp_path / 'nowhere'}: ")
     assert not captions.exists()
+
+
+def test_a_question_with_a_placeholder_is_one_line(run: Run, config: Path, recording: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(config.read_text().replace("{max_new_tokens", "{question: 'Is <video> real?', max_new_tokens"))
+    code, _, err = run("replay", recording, "--config", bad, "--no-mqtt")
+    assert code == 1
+    assert len(err.splitlines()) == 1
+    assert err.startswith("event-captioner: decoding.question: ")
 
 
 def _process(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from pathlib import Path
 
@@ -66,6 +67,33 @@ def test_looping_never_runs_backwards() -> None:
     assert starts == [k * 200_000 + i * 50_000 for k in range(3) for i in range(4)]
     assert source.info.end_us == START_US + 600_000
     assert all(one.closed for one in opened)
+
+
+def test_a_loop_that_is_cancelled_closes_what_it_was_opening() -> None:
+    opened: list[Listed] = []
+
+    def again() -> Listed:
+        if opened:
+            time.sleep(0.1)
+        opened.append(listed(0.05))
+        return opened[-1]
+
+    async def run() -> None:
+        source = Looped(again)
+
+        async def read_on() -> None:
+            async for _ in source:
+                pass
+
+        task = asyncio.create_task(read_on())
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        await source.close()
+
+    asyncio.run(run())
+    assert [one.closed for one in opened] == [True, True]
 
 
 def video(path: Path, frames: int = 10, fps: float = 20.0) -> Path:
