@@ -36,9 +36,7 @@ def prefix(decoder: LlamaDecoder, prompt: Prompt, visual: Tensor, kept: Tensor |
     `kept` [n] are the places, among the prompt's visual rows, of the ones that are there (default: all of them).
     """
     batch = visual.shape[0]
-    head, tail = (
-        decoder.embed(torch.tensor(ids)).expand(batch, -1, -1) for ids in (prompt.head_ids, prompt.tail_ids)
-    )
+    head, tail = (decoder.embed(torch.tensor(ids)).expand(batch, -1, -1) for ids in (prompt.head_ids, prompt.tail_ids))
     first, last = len(prompt.head_ids), len(prompt.head_ids) + prompt.num_visual
     places = torch.arange(prompt.num_visual) if kept is None else kept
     positions = torch.cat([torch.arange(first), first + places, torch.arange(last, len(prompt))])

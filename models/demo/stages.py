@@ -56,7 +56,8 @@ def run_stage(
     def save(step: int) -> None:
         partial = folder / f"{name}.partial"
         torch.save(
-            {"weights": state.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "loss": smoothed}, partial
+            {"weights": state.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "loss": smoothed},
+            partial,
         )
         partial.rename(path)
 
