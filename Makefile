@@ -26,7 +26,7 @@ bench: $(DEV)/.ready
 	$(DEV)/bin/event-captioner bench --peer transformers
 
 soak: mosquitto $(DEV)/.ready
-	$(DEV)/bin/python -m pytest -m slow --timeout=3600
+	$(DEV)/bin/python -m pytest -m slow -rs --timeout=3600
 
 clean:
 	rm -rf $(DEV) $(DEMO) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
