@@ -90,8 +90,8 @@ class DecodingConfig(Section):
     lead_ms: Literal["auto"] | Annotated[float, Field(ge=0, le=10_000)] = Field(
         default="auto",
         title="Lead",
-        description="With placement lead: how long before the window closes the draft is begun, in ms of sensor time; "
-        "auto: the measured time of one draft.",
+        description="With placement lead: how long before the window closes the draft is begun, in ms of wall time "
+        "(at most half a window, less than a hop; none at speed max); auto: the measured time of one draft.",
     )
     max_new_tokens: int = Field(
         default=64, ge=1, le=1024, title="Longest caption", description="Tokens at most a caption."

@@ -1,1 +1,4 @@
-"""The two networks and what executes them. Imports neither `app` nor `export`; only training, export and the torch runtime import torch."""
+"""The two networks and what executes them. Imports neither `app` nor `export`.
+
+Only training, export and the torch runtime import torch.
+"""

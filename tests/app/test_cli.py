@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from app.cli import COMMANDS, main
@@ -321,6 +322,8 @@ def test_a_bad_model_is_one_line(run: Run, config: Path, recording: Path, tmp_pa
     assert code == 1
     assert err.startswith(f"event-captioner: {tmp_path / 'nowhere'}: ")
     assert not captions.exists()
+    readers = [child for child in psutil.Process().children() if "app.sensors.reader" in child.cmdline()]
+    assert not readers, "the recording is still open"
 
 
 def test_a_question_with_a_placeholder_is_one_line(run: Run, config: Path, recording: Path, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.sensors.contract import Events, Frame, Item
+from app.sensors.events import join
 from app.windows import Window, Windower, choose_frames, drafter_events
 
 LENGTH = 1000
@@ -26,6 +29,20 @@ def frame(t_us: int) -> Frame:
 
 def windower(length: int = LENGTH, hop: int = LENGTH, **options: int) -> Windower:
     return Windower(length, hop, resolution=(4, 4), **options)
+
+
+def test_cutting_counts_after_the_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    cutter = windower()
+    cutter.push(events(0, 1))
+    joined_ns: list[int] = []
+
+    def watched(runs: Sequence[Events]) -> Events:
+        joined_ns.append(time.monotonic_ns())
+        return join(runs)
+
+    monkeypatch.setattr("app.windows.join", watched)
+    (window,) = cutter.push(events(LENGTH))
+    assert window.closed_ns <= joined_ns[0]
 
 
 def run(cutter: Windower, items: list[Item]) -> list[Window]:
