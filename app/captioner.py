@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from app.decoding.calibration import available_cores, calibrate, median_ms
 from app.decoding.costs import Costs
 from app.decoding.engine import Engine, Job, Settings, Strategy
 from app.decoding.guard import Acceptance, Guard
-from app.decoding.plan_cache import cache_key, cached
+from app.decoding.plan_cache import cache_key, cached, installed, processor
 from app.decoding.strategies import make_strategy
 from app.decoding.transcript import Transcript
 from app.records import Caption, Token
@@ -70,6 +69,11 @@ class Captioner:
                     f"{model.name}: a prompt of {len(prompt)} tokens and {settings.max_new_tokens} new ones do not fit "
                     f"its cache of {model.decoder.s_max} rows; shorten the question or decoding.max_new_tokens"
                 )
+        if settings.frames != target.frames:
+            raise ModelError(
+                f"{target.name}: looks at {target.frames} frames a window, windows.frames says {settings.frames}; "
+                f"set it to {target.frames}"
+            )
         self.calibration_cached = False
         self.costs = costs or self._calibrated(cache or user_cache_path("event-captioner"))
         acceptance = Acceptance(alpha=settings.prior_alpha)
@@ -87,6 +91,7 @@ class Captioner:
             ),
         )
         self._strategy: Strategy = make_strategy(settings.strategy, self.engine)
+        self._warm_up()
         self._ahead: int | None = None  # index of the window whose draft was begun before it closed
         self.on_draft: Callable[[Window, str], None] | None = None  # told of each draft before it is verified
 
@@ -129,6 +134,23 @@ class Captioner:
         self._strategy.abandon()
         self.engine.close()
 
+    def _warm_up(self) -> None:
+        """Open and size every session that the plan may use, so that the first caption is as quick as the others."""
+        costs = self.costs
+        steps = (
+            (self.drafter, self.prompts[0], costs.drafter_encode, costs.drafter_prefill, costs.drafter_step),
+            (self.target, self.prompts[1], costs.target_encode, costs.target_prefill, costs.target_step),
+        )
+        shared = costs.overlap_threads[::-1]
+        for (model, prompt, encode, prefill, step), beside in zip(steps, shared, strict=True):
+            for encoding, prefilling, stepping in (
+                (encode.threads, prefill.threads, step.threads),
+                (beside, beside, beside),
+            ):
+                model.vision.warm_up(model.frames, model.image_size, encoding)
+                model.decoder.warm_up(len(prompt), 1, prefilling)
+                model.decoder.warm_up(1, 1, stepping)
+
     def _job(self, window: Window, recorder: SpanRecorder) -> Job:
         def target_pixels() -> Floats:
             with recorder.span("preprocess", "host", model="target"):
@@ -139,9 +161,11 @@ class Captioner:
                 events = drafter_events(window, self.settings.drafter_span_us)
                 return self.drafter.pixels_from_events(events.x, events.y, events.p, window.resolution)
 
+        tell = self.on_draft
+
         def show_draft(tokens: Sequence[int]) -> None:
-            if self.on_draft:
-                self.on_draft(window, self.target.tokenizer.decode(tokens).strip())
+            if tell:
+                tell(window, self.target.tokenizer.decode(tokens).strip())
 
         return Job(target_pixels, drafter_pixels, recorder, show_draft)
 
@@ -183,9 +207,11 @@ class Captioner:
         key = cache_key(
             str(self.drafter.manifest),
             str(self.target.manifest),
+            self.drafter.runtime,
             self.target.runtime,
-            platform.processor() or platform.machine(),
+            processor(),
             str(available_cores()),
+            *(found for name in ("onnxruntime", "torch") if (found := installed(name))),
             self.settings.question,
             str(self.settings.threads),
         )
@@ -196,6 +222,10 @@ class Captioner:
             lambda threads: median_ms(lambda: self.target.decoder.forward(step, length, row, threads), 21),
             lambda: measure_costs(self.drafter, self.target, self.settings),
         )
+        phases = [value for value in asdict(costs).values() if isinstance(value, dict) and "threads" in value]
+        wanted = {phase["threads"] for phase in phases} | set(costs.overlap_threads)
+        for part in (self.drafter.vision, self.drafter.decoder, self.target.vision, self.target.decoder):
+            part.keep(wanted)  # calibration has tried every count
         return costs
 
 

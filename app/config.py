@@ -127,12 +127,11 @@ class WindowsConfig(Section):
     frames: int = Field(
         default=8, ge=1, le=64, title="Frames", description="RGB frames for the target, evenly spaced over the window."
     )
-    drafter_span_ms: int = Field(
-        default=50,
-        ge=1,
-        le=60_000,
+    drafter_span_ms: Literal["auto"] | Annotated[int, Field(ge=1, le=60_000)] = Field(
+        default="auto",
         title="Drafter's span",
-        description="The drafter sees the events of the last so many ms of a window (EventGPT was trained on 50).",
+        description="The drafter sees the events of the last so many ms of a window; auto: what it was trained on, "
+        "400 for the demo pair and 50 for EventGPT.",
     )
     max_events: int = Field(
         default=5_000_000,
@@ -146,7 +145,7 @@ class WindowsConfig(Section):
     def _fits(self) -> WindowsConfig:
         if self.hop_ms > self.length_ms:
             raise ValueError(f"hop_ms ({self.hop_ms}) is longer than length_ms ({self.length_ms}): it would leave gaps")
-        if self.drafter_span_ms > self.length_ms:
+        if self.drafter_span_ms != "auto" and self.drafter_span_ms > self.length_ms:
             raise ValueError(f"drafter_span_ms ({self.drafter_span_ms}) is longer than length_ms ({self.length_ms})")
         return self
 

@@ -18,8 +18,12 @@ from app.windows import Window, Windower
 
 log = structlog.get_logger()
 
-QUEUED_WINDOWS = 2  # closed windows that wait for the captioner; beyond it: live drops the oldest, a recording waits
+QUEUED_WINDOWS = 2  # closed windows of a recording that wait for the captioner; then reading waits; live keeps one
 MAX_FAILURES = 3  # captions that may fail one after the other before the pipeline gives up
+
+
+class PipelineError(RuntimeError):
+    """Captioning itself keeps failing."""
 
 
 class Sink(Protocol):
@@ -137,7 +141,7 @@ async def run_pipeline(
                 if not window.partial:
                     drop(window, f"failed: {error}")
                 if in_a_row >= MAX_FAILURES:
-                    raise
+                    raise PipelineError(f"{in_a_row} captions in a row failed, the last: {error}") from error
                 continue
             in_a_row = 0
             report.captioned += 1
@@ -154,7 +158,7 @@ async def run_pipeline(
         raise group.exceptions[0] from None
     finally:
         captioner.on_draft = None
-        worker.shutdown(wait=True, cancel_futures=True)
+        await asyncio.to_thread(worker.shutdown, wait=True, cancel_futures=True)
         await source.close()
     if failure:
         raise failure[0]

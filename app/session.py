@@ -30,6 +30,7 @@ from models.bundle import VisionLanguageModel, load_model
 from models.prompts import QUESTION
 
 CONNECT_S = 0.0  # at a desk the broker is there or it is not: the first failure is told, none is waited out
+DEMO_SPAN_MS, EVENTGPT_SPAN_MS = 400, 50  # of events: what each drafter was trained on
 DRAIN_S = 10.0  # for what the broker has not acknowledged when the recording ends
 
 log = structlog.get_logger(__name__)
@@ -52,8 +53,8 @@ def load_pair(config: Config) -> tuple[VisionLanguageModel, VisionLanguageModel]
     )
 
 
-def captioner_settings(config: Config) -> CaptionerSettings:
-    """The sections `decoding` and `windows` as the captioner wants them."""
+def captioner_settings(config: Config, demo: bool) -> CaptionerSettings:
+    """The sections `decoding` and `windows` as the captioner wants them; `demo`: the drafter is a demo model."""
     decoding = config.decoding
     return CaptionerSettings(
         strategy=decoding.strategy,
@@ -63,9 +64,16 @@ def captioner_settings(config: Config) -> CaptionerSettings:
         guard=decoding.guard,
         question=decoding.question or QUESTION,
         frames=config.windows.frames,
-        drafter_span_us=config.windows.drafter_span_ms * 1000,
+        drafter_span_us=_drafter_span_ms(config, demo) * 1000,
         threads=_fixed_threads(config),
     )
+
+
+def _drafter_span_ms(config: Config, demo: bool) -> int:
+    wanted = config.windows.drafter_span_ms
+    if wanted == "auto":
+        return min(DEMO_SPAN_MS if demo else EVENTGPT_SPAN_MS, config.windows.length_ms)
+    return wanted
 
 
 def _fixed_threads(config: Config) -> tuple[tuple[str, int], ...]:
@@ -80,7 +88,8 @@ def _fixed_threads(config: Config) -> tuple[tuple[str, int], ...]:
 
 def load_captioner(config: Config) -> Captioner:
     """Both models with the calibration of this machine. Raises ModelError."""
-    return Captioner(*load_pair(config), captioner_settings(config))
+    drafter, target = load_pair(config)
+    return Captioner(drafter, target, captioner_settings(config, drafter.demo))
 
 
 def make_windower(config: Config, captioner: Captioner, info: SourceInfo) -> Windower:

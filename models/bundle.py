@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -32,12 +32,18 @@ class WarmVision(VisionRuntime, Protocol):
     def warm_up(self, frames: int, image_size: int, threads: int) -> None:
         """Load and allocate for N frames [3, S, S] on so many threads."""
 
+    def keep(self, threads: Collection[int]) -> None:
+        """Close what was opened for other thread counts."""
+
 
 class WarmDecoder(DecoderRuntime, Protocol):
     """A decoder runtime that can prepare itself."""
 
     def warm_up(self, tokens: int, rows: int, threads: int) -> None:
         """Load and allocate for a pass over T tokens with R rows of logits. Overwrites the cache."""
+
+    def keep(self, threads: Collection[int]) -> None:
+        """Close what was opened for other thread counts."""
 
 
 @dataclass(frozen=True, slots=True)

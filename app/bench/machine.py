@@ -5,12 +5,12 @@ from __future__ import annotations
 import platform
 import time
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 
 from app.decoding.calibration import available_cores
+from app.decoding.plan_cache import installed, processor
 from models.stored import stored_tensors
 
 
@@ -20,23 +20,23 @@ def describe() -> dict[str, str | int]:
 
     packages = ("onnxruntime", "torch", "transformers", "numpy")
     facts: dict[str, str | int] = {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": available_cores(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "system": platform.platform(),
         "python": platform.python_version(),
     }
-    return facts | {name: found for name in packages if (found := _version(name))}
+    return facts | {name: found for name in packages if (found := installed(name))}
 
 
 def memory_bandwidth(threads: int, mib: int = 128) -> float:
-    """Bytes a second that `threads` threads read from memory together (best of five sums over `mib` MiB each)."""
+    """Bytes a second that `threads` threads read from memory together (best of five passes over `mib` MiB each)."""
     arrays = [np.ones(mib * 2**18, np.float32) for _ in range(threads)]
     best = 0.0
     with ThreadPoolExecutor(threads) as pool:
         for _ in range(5):
             start = time.perf_counter()
-            list(pool.map(np.sum, arrays))
+            list(pool.map(np.max, arrays))
             best = max(best, threads * mib * 2**20 / (time.perf_counter() - start))
     return best
 
@@ -47,18 +47,3 @@ def decoder_weight_bytes(checkpoint: Path) -> int:
     prefixes = ("language_model.", "model.layers.", "model.norm.", "lm_head.")
     chosen = (t for name, t in tensors.items() if name.startswith(prefixes) and "embed_tokens" not in name)
     return 4 * sum(int(np.prod(tensor.shape)) for tensor in chosen)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

@@ -62,8 +62,9 @@ def predicted_ms(lane: Lane, alpha: float | None) -> float | None:
     if lane.strategy != "prefill_hiding" or alpha is None:
         return None
     tokens = float(np.median([caption.stats.tokens + 1 for caption in lane.captions]))
-    placement = lane.captions[-1].stats.placement or "serial"
-    host = [sum(s.ms for s in c.spans if s.lane == "host" and s.start_ns >= c.started_ns) for c in lane.captions]
+    placements = [caption.stats.placement for caption in lane.captions if caption.stats.placement]
+    placement = max(set(placements), key=placements.count) if placements else "serial"
+    host = [sum(s.ms for s in c.spans if s.detail.get("model") == "target") for c in lane.captions]
     return lane.costs.hiding_ms(min(alpha, 0.999), tokens, placement) + float(np.median(host))
 
 

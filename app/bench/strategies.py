@@ -12,6 +12,7 @@ from app.bench.injected import InjectedDrafter
 from app.bench.windows import BenchWindow
 from app.captioner import Captioner, CaptionerSettings
 from app.decoding.costs import Costs
+from app.decoding.guard import Acceptance
 from app.records import Caption
 from app.telemetry.spans import overlap_ms
 from app.telemetry.summary import Summary
@@ -79,6 +80,7 @@ def run_lanes(
         for warm in windows[:1]:
             for captioner in captioners:
                 captioner.caption(warm.closed)
+                captioner.engine.guard.acceptance = Acceptance(alpha=captioner.settings.prior_alpha)
         for number, window in enumerate(windows):
             for lane, captioner in zip(lanes, captioners, strict=True):
                 if isinstance(captioner.engine.drafter, InjectedDrafter):

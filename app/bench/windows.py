@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.sensors.contract import SourceInfo
+from app.sensors.contract import SourceError, SourceInfo
 from app.sensors.open import open_recording
 from app.sensors.synthetic import RESOLUTION, synthetic_items
 from app.sensors.writer import write_recording
@@ -37,7 +37,10 @@ async def synthesise(
         while len(windows) < count:
             path = Path(folder) / f"{seed}.aedat4"
             record_street(path, seed, SECONDS)
-            windows += await _cut(path, make_windower, lead_us, count - len(windows))
+            found = await _cut(path, make_windower, lead_us, count - len(windows))
+            if not found:
+                raise SourceError(f"windows of this length hold no frames: {path.name} is cut at 10 frames a second")
+            windows += found
             path.unlink()
             seed += 1
             progress(len(windows))
@@ -59,11 +62,15 @@ async def _cut(path: Path, make_windower: MakeWindower, lead_us: int, count: int
             for window in windower.push(item):
                 if window.partial:
                     partial[window.index] = window
-                else:
+                elif window.frames:
                     found.append(BenchWindow(window, partial.pop(window.index, None)))
                 if len(found) == count:
                     return found
-        found += [BenchWindow(window, partial.get(window.index)) for window in windower.finish() if not window.partial]
+        found += [
+            BenchWindow(window, partial.get(window.index))
+            for window in windower.finish()
+            if not window.partial and window.frames
+        ]
         return found[:count]
     finally:
         await source.close()

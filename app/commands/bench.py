@@ -57,7 +57,8 @@ def command(
         hop_us=settings.windows.length_ms * 1000,
     )
     console = Console(stderr=True)
-    bench = Bench(load_pair(settings), captioner_settings(settings), what, settings.model_path("target"), console)
+    models = load_pair(settings)
+    bench = Bench(models, captioner_settings(settings, models[0].demo), what, settings.model_path("target"), console)
     if quality:
         figures = bench.quality()
         print_quality(figures["quality"], Console())

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
+import structlog
 
 from app.decoding.model import CachedSequence, LanguageModel
 from app.telemetry.spans import SpanRecorder
 from models.prompts import Prompt
 from models.runtimes.contract import Floats
+
+log = structlog.get_logger()
 
 Worth = Callable[[int, float], bool]  # (tokens drafted so far, probability that the run stands) -> draft another one?
 
@@ -49,8 +53,17 @@ class Drafter:
         self._fed, self._next, self._lost = [], [], False
 
     def sit_out(self) -> None:
-        """No drafts for this caption: it was over, or called off, before its inputs were encoded."""
+        """No drafts for this caption: it was called off before its inputs were encoded, or the drafter failed."""
         self._lost = True
+
+    @contextmanager
+    def failing_softly(self) -> Iterator[None]:
+        """A drafter that fails costs the caption its drafts, and is logged; the target goes on alone."""
+        try:
+            yield
+        except Exception as error:
+            log.warning("drafter_failed", error=f"{type(error).__name__}: {error}")
+            self.sit_out()
 
     def synchronise(self, verified: Sequence[int]) -> None:
         """Roll back to where the verified text and this cache part ways, and make the rest of the text pending.
@@ -58,6 +71,8 @@ class Drafter:
         The last verified token is always pending, so that the next step yields a distribution: after a full acceptance
         that is the bonus token, with the last draft before it, which was never fed.
         """
+        if self._lost:
+            return
         common = 0
         while common < min(len(self._fed), len(verified) - 1) and self._fed[common] == verified[common]:
             common += 1
@@ -131,24 +146,30 @@ class FreeRun:
         if self._stop.is_set():
             self.drafter.sit_out()
             return
-        self.drafter.begin(pixels(), self.recorder)
-        self.drafter.draft(self._tokens, limit, worth, self.recorder, self._stop)
+        with self.drafter.failing_softly():
+            self.drafter.begin(pixels(), self.recorder)
+            self.drafter.draft(self._tokens, limit, worth, self.recorder, self._stop)
 
     @property
     def elapsed_ms(self) -> float:
         """Since it was started."""
         return (time.monotonic_ns() - self._started_ns) / 1e6
 
-    def wait(self) -> None:
-        """Until it has drafted all it wants to; raises what the worker raised."""
-        self._job.result()
+    @property
+    def drafted(self) -> int:
+        """Tokens so far."""
+        return len(self._tokens)
+
+    def wait(self, timeout_ms: float) -> None:
+        """Until it has drafted all it wants to, at most so long."""
+        wait([self._job], timeout_ms / 1e3)
 
     @property
     def done(self) -> bool:
         return self._job.done()
 
     def stop(self) -> list[int]:
-        """End the run after the step it is in, and give every token it drafted; raises what the worker raised."""
+        """End the run after the step it is in, and give every token it drafted."""
         self._stop.set()
         self._job.result()
         return list(self._tokens)

@@ -79,11 +79,12 @@ class Engine:
                 self.target.feed(count, threads)
 
     def target_pass(
-        self, stage: str, drafts: Sequence[int], transcript: Transcript, job: Job, *, hidden: bool = False
+        self, stage: str, drafts: Sequence[int], transcript: Transcript, job: Job, *, hidden: int = 0
     ) -> None:
         """One forward pass of the target over what is pending and the drafts, and its verdict on them.
 
-        stage: `prefill` (the last chunk, perhaps with drafts), `verify` or `decode`.
+        stage: `prefill` (the last chunk, perhaps with drafts), `verify` or `decode`. `hidden` leading drafts cost the
+        caption no time.
         """
         costs = self.guard.costs
         threads = costs.target_prefill.threads if stage == "prefill" else costs.target_step.threads
@@ -99,9 +100,9 @@ class Engine:
         rows = self.model.decoder.s_max - self.target.length - len(self.target.pending)
         return max(0, min(wanted, transcript.room, rows))
 
-    def finish(self, transcript: Transcript) -> None:
+    def finish(self, transcript: Transcript, *, drafted: bool) -> None:
         """Let the guard learn from a finished caption."""
-        self.guard.acceptance.update(transcript.num_accepted, transcript.trials, len(transcript.decided))
+        self.guard.learn(transcript.num_accepted, transcript.trials, len(transcript.decided), drafted=drafted)
 
     def close(self) -> None:
         self.worker.shutdown(wait=True, cancel_futures=True)

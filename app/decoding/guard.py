@@ -38,7 +38,7 @@ class Guard:
     acceptance: Acceptance
     enabled: bool = True
     probing: bool = False  # this caption uses the drafter only to see whether it agrees again
-    _idle: int = 0  # windows since the drafter was last used
+    _idle: int = 0  # captions since the drafter was last used
 
     @property
     def alpha(self) -> float:
@@ -62,15 +62,15 @@ class Guard:
         return self._pays(self.costs.speculative_ms(self.alpha, self.acceptance.tokens))
 
     def _pays(self, promised_ms: float) -> bool:
-        self.probing = False
-        if not self.enabled or promised_ms * MARGIN < self.costs.autoregressive_ms(self.acceptance.tokens):
-            self._idle = 0
-            return True
-        self._idle += 1
-        if self._idle < PROBE_EVERY:
-            return False
-        self._idle, self.probing = 0, True
-        return True
+        alone_ms = self.costs.autoregressive_ms(self.acceptance.tokens)
+        pays = not self.enabled or promised_ms * MARGIN < alone_ms
+        self.probing = not pays and self._idle + 1 >= PROBE_EVERY
+        return pays or self.probing
+
+    def learn(self, hits: int, trials: int, tokens: int, *, drafted: bool) -> None:
+        """One caption has ended: `hits` of `trials` compared drafts stood; `drafted`: the drafter was used for it."""
+        self.acceptance.update(hits, trials, tokens)
+        self._idle = 0 if drafted else self._idle + 1
 
     def draft_length(self) -> int:
         """Drafts for the next pass of the decode phase; 0: the target alone."""

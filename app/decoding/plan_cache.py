@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Callable
 from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,23 @@ DRIFT = 1.25  # a target step this much slower or faster than the cached one mak
 def cache_key(*parts: str) -> str:
     """A short name for what the costs depend on: checkpoints, runtime, processor, cores."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def processor() -> str:
+    """The processor's own name where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def installed(package: str) -> str | None:
+    """The version of a package, None when it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def load(path: Path) -> Costs | None:

@@ -26,32 +26,27 @@ class PrefillHiding:
             self._ahead = self._free_run(job, self.engine.drafter_threads)
 
     def abandon(self) -> None:
-        if self._ahead:
-            self._ahead.stop()
-            self._ahead = None
-
-    def run(self, job: Job) -> tuple[Transcript, str | None]:
-        engine = self.engine
-        transcript = engine.transcript()
         ahead, self._ahead = self._ahead, None
         if ahead:
-            placement: str | None = "lead"
-            self._await_if_sooner(ahead)
-        else:
-            placement = engine.guard.choose(engine.settings.placement, ahead=False)
+            ahead.stop()
 
-        if placement == "serial":
-            drafts = self._draft_first(transcript, job)
-            engine.begin_target(job)
-        elif placement is None:
-            drafts = []
-            engine.begin_target(job)
-        else:
-            drafts = self._prefill_beside(
-                ahead or self._free_run(job, PhaseThreads(*[self._shared_threads[1]] * 3)), job
-            )
+    def run(self, job: Job) -> tuple[Transcript, str | None]:
+        engine, (ahead, self._ahead) = self.engine, (self._ahead, None)
+        transcript = engine.transcript()
+        placement = "lead" if ahead else engine.guard.choose(engine.settings.placement, ahead=False)
 
-        hidden = placement in ("lead", "overlap")
+        drafts, hidden = list[int](), 0
+        if ahead and not self._worth_prefilling_beside(ahead):
+            drafts, hidden = self._take(ahead, job)
+            engine.begin_target(job)
+        elif ahead or placement == "overlap":
+            drafts = self._prefill_beside(ahead or self._free_run(job, self._shared_drafter), job)
+            hidden = len(drafts)
+        else:
+            if placement == "serial":
+                drafts = self._draft_first(transcript, job)
+            engine.begin_target(job)
+
         drafts = drafts[: engine.draft_limit(len(drafts), transcript)]
         if drafts:
             job.show_draft(drafts)
@@ -61,19 +56,34 @@ class PrefillHiding:
         else:
             engine.drafter.threads = engine.drafter_threads
             decode_speculatively(engine, transcript, job)
-        engine.finish(transcript)
+        engine.finish(transcript, drafted=placement is not None)
         return transcript, placement
 
-    def _await_if_sooner(self, ahead: FreeRun) -> None:
-        """A draft that is late: wait for it when that costs less than prefilling beside it on a part of the cores."""
+    def _worth_prefilling_beside(self, ahead: FreeRun) -> bool:
+        """A draft that is late: is waiting for it dearer than prefilling beside it on a part of the cores?"""
+        if ahead.done:
+            return False
         costs = self.engine.guard.costs
-        expected = costs.draft_ms(self.engine.guard.acceptance.tokens)
-        if ahead.elapsed_ms + costs.overlap_target_ms - costs.target_start_ms > expected:
-            ahead.wait()
+        left_ms = costs.draft_ms(self.engine.guard.acceptance.tokens) - ahead.elapsed_ms
+        return left_ms > self._beside_ms
 
     @property
-    def _shared_threads(self) -> tuple[int, int]:
-        return self.engine.guard.costs.overlap_threads
+    def _beside_ms(self) -> float:
+        """What the target's prefill loses when the drafter runs beside it."""
+        costs = self.engine.guard.costs
+        return max(0.0, costs.overlap_target_ms - costs.target_start_ms)
+
+    def _take(self, ahead: FreeRun, job: Job) -> tuple[list[int], int]:
+        """The draft made ahead, waited for no longer than is worth it, and how much of it was there without waiting."""
+        hidden = ahead.drafted
+        ahead.wait(self._beside_ms)
+        drafts = ahead.stop()
+        job.recorder.spans += ahead.recorder.spans
+        return drafts, hidden
+
+    @property
+    def _shared_drafter(self) -> PhaseThreads:
+        return PhaseThreads(*[self.engine.guard.costs.overlap_threads[1]] * 3)
 
     def _limit(self, transcript: Transcript) -> int:
         wanted = self.engine.settings.draft_tokens
@@ -89,23 +99,17 @@ class PrefillHiding:
         """`serial`: the whole draft on all cores, before the target starts."""
         drafter, drafts = self.engine.drafter, list[int]()
         drafter.threads = self.engine.drafter_threads
-        drafter.begin(job.drafter_pixels(), job.recorder)
-        drafter.draft(drafts, self._limit(transcript), self.engine.guard.worth_paid, job.recorder)
+        with drafter.failing_softly():
+            drafter.begin(job.drafter_pixels(), job.recorder)
+            drafter.draft(drafts, self._limit(transcript), self.engine.guard.worth_paid, job.recorder)
         return drafts
 
     def _prefill_beside(self, run: FreeRun, job: Job) -> list[int]:
-        """Encode and prefill all but the prompt's tail while the drafter runs; what it has drafted by then.
-
-        A run that has ended already leaves all cores to the target, and nothing to wait for: one pass does it all.
-        """
-        engine = self.engine
+        """Encode and prefill all but the prompt's tail while the drafter runs; what it has drafted by then."""
+        engine, threads = self.engine, self.engine.guard.costs.overlap_threads[0]
         try:
-            if run.done:
-                engine.begin_target(job)
-            else:
-                threads = self._shared_threads[0]
-                engine.begin_target(job, threads)
-                engine.feed_target(len(engine.target.pending) - len(engine.target_prompt.tail_ids), job, threads)
+            engine.begin_target(job, threads)
+            engine.feed_target(len(engine.target.pending) - len(engine.target_prompt.tail_ids), job, threads)
         finally:
             drafts = run.stop()
         if run.recorder is not job.recorder:

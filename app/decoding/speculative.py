@@ -26,12 +26,14 @@ class Speculative:
         transcript = engine.transcript()
         engine.begin_target(job)
         engine.target_pass("prefill", (), transcript, job)
-        if engine.guard.use_speculation():
-            engine.drafter.begin(job.drafter_pixels(), job.recorder)
+        drafted = engine.guard.use_speculation()
+        if drafted:
+            with engine.drafter.failing_softly():
+                engine.drafter.begin(job.drafter_pixels(), job.recorder)
             decode_speculatively(engine, transcript, job)
         else:
             decode_alone(engine, transcript, job)
-        engine.finish(transcript)
+        engine.finish(transcript, drafted=drafted)
         return transcript, None
 
 
@@ -43,6 +45,7 @@ def decode_speculatively(engine: Engine, transcript: Transcript, job: Job) -> No
         limit = engine.draft_limit(wanted, transcript)
         drafts: list[int] = []
         if limit:
-            drafter.synchronise(transcript.tokens)
-            drafter.draft(drafts, limit, engine.guard.worth_paid, job.recorder)
+            with drafter.failing_softly():
+                drafter.synchronise(transcript.tokens)
+                drafter.draft(drafts, limit, engine.guard.worth_paid, job.recorder)
         engine.target_pass("verify" if drafts else "decode", drafts, transcript, job)

@@ -42,8 +42,11 @@ class Transcript:
         """Drafts worth verifying in the next pass: one place is for the bonus token."""
         return self.max_new_tokens - len(self.tokens) - 1
 
-    def add(self, drafts: Sequence[int], verdict: Verdict, *, hidden: bool = False) -> None:
-        """Append one verify pass: its accepted drafts, then the bonus token; what follows the end is cut."""
+    def add(self, drafts: Sequence[int], verdict: Verdict, *, hidden: int = 0) -> None:
+        """Append one verify pass: its accepted drafts, then the bonus token; what follows the end is cut.
+
+        The first `hidden` drafts cost the caption no time.
+        """
         self.steps += 1
         kept = 0
         for token in drafts[: verdict.accepted]:
@@ -68,16 +71,15 @@ class Transcript:
         if len(self.tokens) >= self.max_new_tokens:
             self.finish_reason = "length"
 
-    def _count(self, drafts: Sequence[int], verdict: Verdict, kept: int, hidden: bool) -> None:
+    def _count(self, drafts: Sequence[int], verdict: Verdict, kept: int, hidden: int) -> None:
         self.first_draft = self.first_draft or tuple(drafts)
         self.num_drafts += 1
         self.num_draft_tokens += len(drafts)
         self.num_accepted += kept
         self.histogram += [0] * (kept + 1 - len(self.histogram))
         self.histogram[kept] += 1
-        if hidden:
-            self.hidden += len(drafts)
-            self.accepted_hidden += kept
+        self.hidden += min(hidden, len(drafts))
+        self.accepted_hidden += min(hidden, kept)
         rejected = verdict.accepted < len(drafts) and not self.finish_reason
         self.trials += kept + rejected
         self.content_hits += sum(map(self.is_content, drafts[:kept]))

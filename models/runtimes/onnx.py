@@ -6,6 +6,7 @@ A session's thread pool cannot change, so there is one session for each number o
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,10 @@ class Sessions:
             self._sessions[threads] = self._load(threads)
         return self._sessions[threads]
 
+    def keep(self, threads: Collection[int]) -> None:
+        """Close the sessions of other thread counts: each holds its own copy of the weights."""
+        self._sessions = {count: session for count, session in self._sessions.items() if count in threads}
+
     def _load(self, threads: int) -> ort.InferenceSession:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
@@ -65,6 +70,10 @@ class OnnxVision:
     def warm_up(self, frames: int, image_size: int, threads: int) -> None:
         """Load the session for so many threads and let it allocate for this shape."""
         self.encode(np.zeros((frames, 3, image_size, image_size), np.float32), threads)
+
+    def keep(self, threads: Collection[int]) -> None:
+        """Close what was opened for other thread counts."""
+        self._sessions.keep(threads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +136,13 @@ class OnnxDecoder:
     def warm_up(self, tokens: int, rows: int, threads: int) -> None:
         """Load the session for so many threads and bind the buffers of a pass over T rows. Overwrites the cache."""
         self.forward(np.zeros((tokens, self.width), np.float32), 0, np.arange(tokens - rows, tokens), threads)
+
+    def keep(self, threads: Collection[int]) -> None:
+        """Close what was opened for other thread counts."""
+        for call in [call for call in self._calls if call[-1] not in threads]:
+            del self._calls[call]
+        self._causal.keep(threads)
+        self._tree.keep(threads)
 
     def check_alignment(self, threads: int = 1) -> None:
         """Four tokens at once must equal two and then two. Overwrites the cache. Raises ModelError.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,9 @@ class TorchVision:
 
     def warm_up(self, frames: int, image_size: int, threads: int) -> None:
         """Nothing is prepared ahead; the first pass costs no more than the next."""
+
+    def keep(self, threads: Collection[int]) -> None:
+        """Nothing is held for a thread count."""
 
 
 class TorchDecoder:
@@ -86,6 +90,9 @@ class TorchDecoder:
 
     def warm_up(self, tokens: int, rows: int, threads: int) -> None:
         """Nothing is prepared ahead; the first pass costs no more than the next."""
+
+    def keep(self, threads: Collection[int]) -> None:
+        """Nothing is held for a thread count."""
 
     def _check(self, embeddings: Floats, length: int) -> int:
         if not (length >= 0 and 0 < len(embeddings) <= self.s_max - length):

@@ -24,7 +24,7 @@ class Scene:
         self.traffic = Traffic(traffic, self.camera, mix)
         self._wardrobe = Wardrobe()
         self._noise_rng = noise
-        self._noise = noise.normal(0, 2.2, (3, HEIGHT + 32, WIDTH + 32)).astype(np.float32)
+        self._noise = noise.normal(0, 0.25, (3, HEIGHT + 32, WIDTH + 32)).astype(np.float32)
 
     def luminance(self, t_us: int) -> NDArray[np.float32]:
         """Linear luminance [260, 346], about 0 to 1."""
