@@ -66,7 +66,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ("node: [", "x.yaml:1: is not YAML: "),
         ("- node", "x.yaml: holds ['node']; it should hold keys and values"),
         (
-            "windows: {length_ms: 20, hop_ms: 20}",
+            "windows: {length_ms: 20, hop_ms: 20, drafter_span_ms: 50}",
             "x.yaml:1: windows: drafter_span_ms (50) is longer than length_ms (20)",
         ),
     ],
