@@ -41,7 +41,7 @@ class DecoderRuntime(Protocol):
     def forward_tree(
         self, embeddings: Floats, positions: Ints, mask: NDArray[np.bool_], length: int, rows: Ints, threads: int
     ) -> Floats:
-        """As `forward`, each new row at its own position [T], seeing what mask [T, T] allows beside all `length` rows."""
+        """As `forward`, each new row at its own position [T], seeing what mask [T, T] allows and all `length` rows."""
 
     def compact(self, length: int, kept: Ints) -> None:
         """Move cache rows `length + kept` (ascending) to rows length, length + 1, …: keeping one path of a tree."""

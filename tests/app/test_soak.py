@@ -39,9 +39,7 @@ def test_the_demo_pair_does_not_grow() -> None:
     assert found["growth"] <= MOST_GROWTH, found
 
 
-def test_a_tiny_pair_does_not_grow(
-    tiny_pair: tuple[VisionLanguageModel, VisionLanguageModel], tmp_path: Path
-) -> None:
+def test_a_tiny_pair_does_not_grow(tiny_pair: tuple[VisionLanguageModel, VisionLanguageModel], tmp_path: Path) -> None:
     """With little of their own, what the program around the models keeps would show; the recording is opened often."""
     captioner = Captioner(*tiny_pair, CaptionerSettings(max_new_tokens=8))
     try:
