@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
-from app.decoding.acceptance import verify_greedy
+from app.decoding.acceptance import Verdict, verify_greedy
 from app.decoding.drafting import Drafter, PhaseThreads
 from app.decoding.guard import Guard
 from app.decoding.model import CachedSequence, LanguageModel
@@ -91,9 +91,13 @@ class Engine:
         rows = len(self.target.pending) + len(drafts)
         with job.recorder.span(stage, "target", tokens=rows, drafts=len(drafts)):
             logits = self.target.forward(drafts, threads)
-        verdict = verify_greedy(drafts, logits)
+        verdict = self.verify(drafts, logits, len(transcript.tokens))
         self.target.advance(verdict.accepted, (verdict.bonus,))
         transcript.add(drafts, verdict, hidden=hidden)
+
+    def verify(self, drafts: Sequence[int], logits: Floats, place: int) -> Verdict:
+        """The target's verdict on a chain of drafts from position `place` of the caption on; logits [1 + drafts, V]."""
+        return verify_greedy(drafts, logits)
 
     def draft_limit(self, wanted: int, transcript: Transcript) -> int:
         """`wanted` drafts, less what neither the caption nor the target's cache has room for."""
