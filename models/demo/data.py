@@ -1,25 +1,28 @@
-"""Renders the street once to disk: uint8 pixels exactly as the run time preprocesses them, with truth and positions.
+"""Renders windows of the street to disk: uint8 pixels exactly as the run time preprocesses them, truth and positions.
 
-One .npz a seed, so that rendering resumes where it stopped and several processes share it.
+A network learns from how many different things it sees, not from how long it sees each: the windows of a seed lie far
+enough apart for new objects to have come. One .npz a seed, so that rendering resumes where it stopped and several
+processes share it.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.demo.recipe import IMAGE
 from models.demo.world.captions import caption
-from models.demo.world.dataset import frame_instants, windows
+from models.demo.world.dataset import FRAMES, frame_instants
+from models.demo.world.events import Events, EventSimulator
 from models.demo.world.geometry import CROP_LEFT, HEIGHT, WIDTH
 from models.demo.world.observer import observe
 from models.demo.world.scene import Scene
@@ -28,8 +31,14 @@ from models.demo.world.vocabulary import COLOURS, DIRECTIONS, DISTANCES, KINDS, 
 from models.event_frames import render
 from models.preprocess import MEAN, STD, clip_pixels
 
-WINDOW_US, HOP_US, SPAN_US, FRAME_US = 1_000_000, 250_000, 400_000, 100_000
+Side = Literal["frames", "events"]  # the target's images of a window, or the drafter's
+
+WINDOW_US, SPAN_US, FRAME_US = 1_000_000, 400_000, 100_000
+FIRST_END_US, STRIDE_US, JITTER_US = 1_500_000, 3_500_000, 1_000_000
+SENSOR_STEP_US, SETTLING_US = 20_000, 100_000
+EVENT_FRAMES = 5
 SLOTS = 2  # objects told of a window, nearest first
+SEEN = 8  # numbers of an object in a frame
 SPEEDS = ("fast", "slow", "standing")
 NONE = len(DIRECTIONS)  # the direction of what stands
 LEFT, RIGHT = DIRECTIONS.index("left"), DIRECTIONS.index("right")
@@ -38,20 +47,16 @@ LEAST_VISIBLE = 0.3
 
 @dataclass(frozen=True)
 class Street:
-    """Windows of one or many seeds.
+    """Windows of one or many seeds, as one side sees them.
 
-    frames: uint8 [F, S, S, 3], each stored once; index: int32 [W, 8], the frames of a window; seen: float32 [F, 2, 6],
-    the nearest objects of a frame (kind, colour, centre x, centre y, width, log scale; kind −1 for none); truth: int8
-    [W, 2, 5] (kind, colour, distance, direction, speed; kind −1 for none). With events also their images, uint8
-    [W, 5, S, S, 3], and event_seen: float32 [W, 5, 2, 6]; without, those two have W = 0.
+    images: uint8 [W, t, S, S, 3] (8 frames, or 5 event frames); seen: float32 [W, t, 2, 8], the nearest objects of an
+    image (kind, colour, facing, centre x, centre y, width, height, log scale; kind −1 for none; lengths in widths of
+    the square); truth: int8 [W, 2, 5] (kind, colour, distance, direction, speed; kind −1 for none).
     """
 
-    frames: NDArray[np.uint8]
-    index: NDArray[np.int32]
+    images: NDArray[np.uint8]
     seen: NDArray[np.float32]
     truth: NDArray[np.int8]
-    events: NDArray[np.uint8]
-    event_seen: NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -94,7 +99,7 @@ def pixels_of(squares: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
 
-def prepare(folder: Path, seeds: Sequence[int], seconds: float, events: bool, done: Callable[[], None]) -> None:
+def prepare(folder: Path, seeds: Sequence[int], windows: int, done: Callable[[], None]) -> None:
     """Render the seeds that are not in the folder yet, on all cores at low priority; `done` is called for each."""
     folder.mkdir(parents=True, exist_ok=True)
     missing = [seed for seed in seeds if not (folder / f"{seed}.npz").exists()]
@@ -102,83 +107,68 @@ def prepare(folder: Path, seeds: Sequence[int], seconds: float, events: bool, do
         done()
     cores = max(1, len(os.sched_getaffinity(0)))
     with ProcessPoolExecutor(cores, get_context("spawn"), initializer=_background) as pool:
-        for _ in pool.map(partial(_render_seed, folder, seconds, events), missing):
+        for _ in pool.map(partial(_render_seed, folder, windows), missing):
             done()
 
 
-def load(folder: Path, seeds: Sequence[int]) -> Street:
-    """Every window of the given seeds, joined."""
-    parts = []
-    for seed in seeds:
+def load(folder: Path, seeds: Sequence[int], side: Side) -> Street:
+    """Every window of the given seeds, one side of them."""
+    with np.load(folder / f"{seeds[0]}.npz") as first:
+        each, shape, seen_shape = len(first["truth"]), first[side].shape[1:], first[f"{side}_seen"].shape[1:]
+    images = np.empty((each * len(seeds), *shape), np.uint8)  # filled in place: joining would need it twice
+    seen = np.empty((each * len(seeds), *seen_shape), np.float32)
+    truth = np.empty((each * len(seeds), SLOTS, 5), np.int8)
+    for i, seed in enumerate(seeds):
+        part = slice(i * each, (i + 1) * each)
         with np.load(folder / f"{seed}.npz") as stored:
-            parts.append(Street(**{field.name: stored[field.name] for field in fields(Street)}))
-    starts = np.cumsum([0] + [len(part.frames) for part in parts[:-1]])
-    joined: dict[str, Any] = {
-        field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Street)
-    }
-    joined["index"] = np.concatenate([part.index + start for part, start in zip(parts, starts, strict=True)])
-    return Street(**joined)
+            images[part], seen[part], truth[part] = stored[side], stored[f"{side}_seen"], stored["truth"]
+    return Street(images, seen, truth)
 
 
 def _background() -> None:
     os.nice(10)
 
 
-def _render_seed(folder: Path, seconds: float, events: bool, seed: int) -> None:
-    street = _with_events(seed, seconds) if events else _frames_alone(seed, seconds)
+def _render_seed(folder: Path, windows: int, seed: int) -> None:
+    scene, rng = Scene(seed, "seen"), np.random.default_rng((seed, 2))
+    rows: dict[str, list[NDArray[Any]]] = {}
+    for end_us in _ends(rng, windows):
+        scene.forget_before(end_us - WINDOW_US)
+        for name, value in _window(scene, rng, end_us):
+            rows.setdefault(name, []).append(value)
     partial_file = folder / f"{seed}.partial.npz"
-    np.savez(partial_file, **{field.name: getattr(street, field.name) for field in fields(Street)})
+    columns: dict[str, Any] = {name: np.stack(values) for name, values in rows.items()}
+    np.savez(partial_file, **columns)
     partial_file.rename(folder / f"{seed}.npz")
 
 
-def _frames_alone(seed: int, seconds: float) -> Street:
-    """The target's side: no event is simulated, which is ten times cheaper."""
-    scene = Scene(seed, "seen")
-    times = np.arange(0, int(seconds * 1e6), FRAME_US, dtype=np.int64)
-    frames: list[NDArray[np.uint8]] = []
-    seen, index, truth = [], [], []
-    for t_us in times.tolist():
-        frames.append(_squares([scene.frame(t_us)])[0])
-        seen.append(_seen(scene.boxes(t_us)))
-    for end_us in range(WINDOW_US, int(seconds * 1e6) + 1, HOP_US):
-        start_us = end_us - WINDOW_US
-        inside = np.flatnonzero((times >= start_us) & (times < end_us))
-        nearest = np.abs(times[inside][None] - frame_instants(start_us, end_us)[:, None]).argmin(1)
-        index.append(inside[nearest])
-        truth.append(_truth(observe(scene, start_us, end_us)))
-    nothing = np.empty((0, 5, IMAGE, IMAGE, 3), np.uint8), np.empty((0, 5, SLOTS, 6), np.float32)
-    return Street(np.stack(frames), np.array(index, np.int32), np.stack(seen), np.stack(truth), *nothing)
+def _ends(rng: np.random.Generator, windows: int) -> list[int]:
+    """When the windows of a street end: no two show the same moment, few the same object."""
+    return [FIRST_END_US + i * STRIDE_US + int(rng.integers(JITTER_US)) for i in range(windows)]
 
 
-def _with_events(seed: int, seconds: float) -> Street:
-    """Both sides of the same windows."""
-    place: dict[int, int] = {}  # frame time to its place in `frames`
-    frames: list[NDArray[np.uint8]] = []
-    seen, index, truth, events, event_seen = [], [], [], [], []
-    for sample in windows(seed, seconds, WINDOW_US, HOP_US, SPAN_US):
-        boxes = dict(zip(sample.tracks_us.tolist(), sample.tracks, strict=True))
-        for t_us, image in zip(sample.frames_us.tolist(), sample.frames, strict=True):
-            if t_us not in place:
-                place[t_us] = len(frames)
-                frames.append(_squares([image])[0])
-                seen.append(_seen(boxes[t_us]))
-        index.append([place[t_us] for t_us in sample.frames_us.tolist()])
-        truth.append(_truth(sample.truth))
-        stream = sample.events
-        images = render(stream["x"], stream["y"], stream["p"], resolution=(WIDTH, HEIGHT))
-        events.append(_squares(list(images)))
-        middles = [(2 * i + 1) * len(stream) // 10 for i in range(5)]
-        instants = stream["t"][middles] if len(stream) else np.full(5, sample.end_us)
-        nearest = np.abs(sample.tracks_us[None] - np.asarray(instants, np.int64)[:, None]).argmin(1)
-        event_seen.append(np.stack([_seen(sample.tracks[i]) for i in nearest]))
-    return Street(
-        np.stack(frames),
-        np.array(index, np.int32),
-        np.stack(seen),
-        np.stack(truth),
-        np.stack(events),
-        np.stack(event_seen),
-    )
+def _window(scene: Scene, rng: np.random.Generator, end_us: int) -> Iterator[tuple[str, NDArray[np.generic]]]:
+    start_us = end_us - WINDOW_US
+    times = np.arange(start_us + int(rng.integers(FRAME_US)), end_us, FRAME_US)
+    instants = times[np.abs(times[None] - frame_instants(start_us, end_us)[:, None]).argmin(1)].tolist()
+    assert len(instants) == FRAMES
+    yield "frames", _squares([scene.frame(t_us) for t_us in instants])
+    yield "frames_seen", np.stack([_seen(scene.boxes(t_us)) for t_us in instants])
+    events = _events(scene, rng, end_us)
+    yield "events", _squares(list(render(events["x"], events["y"], events["p"], resolution=(WIDTH, HEIGHT))))
+    middles = [(2 * i + 1) * len(events) // (2 * EVENT_FRAMES) for i in range(EVENT_FRAMES)]
+    yield "events_seen", np.stack([_seen(scene.boxes(int(t_us))) for t_us in events["t"][middles]])
+    yield "truth", _truth(observe(scene, start_us, end_us))
+
+
+def _events(scene: Scene, rng: np.random.Generator, end_us: int) -> Events:
+    """The drafter's span of events, in coarser steps than a recording's, which interpolated timestamps hardly show."""
+    start_us = end_us - SPAN_US
+    sensor = EventSimulator(rng)
+    steps = range(start_us - SETTLING_US, end_us + 1, SENSOR_STEP_US)
+    events = np.concatenate([sensor.step(t_us, scene.luminance(t_us)) for t_us in steps])
+    recent: Events = events[np.searchsorted(events["t"], start_us) :]
+    return recent
 
 
 def _squares(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
@@ -188,15 +178,14 @@ def _squares(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
 
 
 def _seen(boxes: Sequence[ObjectBox]) -> NDArray[np.float32]:
-    """The nearest visible objects of an instant, [2, 6]; lengths in widths of the square crop (HEIGHT pixels)."""
-    rows = np.full((SLOTS, 6), -1, np.float32)
+    """The nearest visible objects of an instant, [2, 8]; lengths in widths of the square crop (HEIGHT pixels)."""
+    rows = np.full((SLOTS, SEEN), -1, np.float32)
     visible = [box for box in boxes if box.visible > LEAST_VISIBLE]
     for row, box in zip(rows, visible, strict=False):
-        row[0], row[1] = KINDS.index(box.kind), COLOURS.index(box.colour)
-        row[2] = ((box.left + box.right) / 2 - CROP_LEFT) / HEIGHT
-        row[3] = (box.top + box.bottom) / 2 / HEIGHT
-        row[4] = (box.right - box.left) / HEIGHT
-        row[5] = np.log(box.scale)
+        row[:3] = KINDS.index(box.kind), COLOURS.index(box.colour), DIRECTIONS.index(box.facing)
+        row[3] = ((box.left + box.right) / 2 - CROP_LEFT) / HEIGHT
+        row[4] = (box.top + box.bottom) / 2 / HEIGHT
+        row[5:] = (box.right - box.left) / HEIGHT, (box.bottom - box.top) / HEIGHT, np.log(box.scale)
     return rows
 
 

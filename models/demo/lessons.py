@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isqrt
 from typing import Protocol
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.demo.data import Street, caption_of, mirrored, pixels_of
+from models.demo.data import EVENT_FRAMES, LEFT, RIGHT, Street, caption_of, mirrored, pixels_of
 from models.demo.sight import SightHeads
 from models.demo.speech import caption_logits, caption_loss, encoded, padded, prefix
 from models.eventgpt import EventGPT
@@ -24,12 +25,12 @@ Loss = Callable[[np.random.Generator], Tensor]  # a stage's loss, on a batch dra
 
 SIGHT_WEIGHT = 0.2  # of the heads' loss beside the caption's
 SKETCH_FRAMES = 4  # the last ones of a window, on which its truth rests
-SKETCH_PATCHES = 12
+SKETCH_PATCHES = 8
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Windows drawn: images [B, t, 3, S, S], seen [B, t, 2, 6], truth [B, 2, 5], their numbers in the street [B]."""
+    """Windows drawn: images [B, t, 3, S, S], seen [B, t, 2, 8], truth [B, 2, 5], their numbers in the street [B]."""
 
     images: Tensor
     seen: Tensor
@@ -37,7 +38,7 @@ class Batch:
     drawn: NDArray[np.int64]
 
 
-def draw(street: Street, rng: np.random.Generator, size: int, events: bool, last: int, mirror: bool) -> Batch:
+def draw(street: Street, rng: np.random.Generator, size: int, last: int, mirror: bool) -> Batch:
     """Random windows with the `last` images of each; with `mirror`, half of them as their mirror images."""
     drawn = rng.integers(len(street), size=size)
     wanted = (rng.random(size) < 0.5) & mirror
@@ -45,16 +46,26 @@ def draw(street: Street, rng: np.random.Generator, size: int, events: bool, last
     for i in np.flatnonzero(wanted):
         if (other := mirrored(truth[i])) is not None:
             truth[i], flipped[i] = other, True
-    if events:
-        squares, seen = street.events[drawn][:, -last:], street.event_seen[drawn][:, -last:].copy()
-    else:
-        places = street.index[drawn][:, -last:]
-        squares, seen = street.frames[places], street.seen[places]
+    squares, seen = street.images[drawn, -last:], street.seen[drawn, -last:].copy()
     squares = np.where(flipped[:, None, None, None, None], squares[..., ::-1, :], squares)
     turned = flipped[:, None, None] & (seen[..., 0] >= 0)
-    seen[..., 2] = np.where(turned, 1 - seen[..., 2], seen[..., 2])
+    seen[..., 3] = np.where(turned, 1 - seen[..., 3], seen[..., 3])
+    facing = seen[..., 2]
+    other_way = np.where(facing == LEFT, RIGHT, np.where(facing == RIGHT, LEFT, facing))
+    seen[..., 2] = np.where(turned, other_way, facing)
     pixels = pixels_of(squares.reshape(-1, *squares.shape[2:])).reshape(size, -1, 3, *squares.shape[2:4])
     return Batch(torch.from_numpy(pixels), torch.from_numpy(seen), truth, drawn)
+
+
+@dataclass(frozen=True)
+class View:
+    """A batch as a network sees it: what the heads read (patches [B, t, grid², C], features [B, t, D]), the visual
+    embeddings [B, n, D], and which visual rows those are (None: all)."""
+
+    patches: Tensor
+    features: Tensor
+    visual: Tensor
+    kept: Tensor | None = None
 
 
 class Student(Protocol):
@@ -66,8 +77,7 @@ class Student(Protocol):
 
     def draw(self, rng: np.random.Generator, size: int, whole: bool, mirror: bool = True) -> Batch: ...
 
-    def look(self, batch: Batch, whole: bool, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Features for the heads [B, t, C], visual embeddings [B, n, D], and which visual rows those are."""
+    def look(self, batch: Batch, whole: bool, rng: np.random.Generator) -> View: ...
 
 
 class TargetStudent:
@@ -77,17 +87,18 @@ class TargetStudent:
         self.vision, self.decoder = model.vision, model.decoder
         self.tower = model.vision.video_tower
         self.tokens = self.tower.config.tokens
-        self.heads = SightHeads(self.tower.config.hidden_size, SKETCH_FRAMES, colour=True)
+        width = self.tower.config.hidden_size
+        self.heads = SightHeads(width, width, SKETCH_FRAMES, isqrt(self.tokens), colour=True)
         self.street, self.prompt = street, prompt
 
     def draw(self, rng: np.random.Generator, size: int, whole: bool, mirror: bool = True) -> Batch:
-        return draw(self.street, rng, size, events=False, last=FRAMES if whole else SKETCH_FRAMES, mirror=mirror)
+        return draw(self.street, rng, size, FRAMES if whole else SKETCH_FRAMES, mirror)
 
-    def look(self, batch: Batch, whole: bool, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
+    def look(self, batch: Batch, whole: bool, rng: np.random.Generator) -> View:
         """A sketch keeps the last frames, and of each the class token and some patches, at their true positions."""
         size, frames = batch.images.shape[:2]
         states = self.tower(batch.images.flatten(0, 1), self.tower.config.num_hidden_layers - 1)[-1]
-        features = states[:, 0].reshape(size, frames, -1)
+        each = states.reshape(size, frames, *states.shape[1:])[:, -SKETCH_FRAMES:]
         kept = None
         if not whole:
             patches = 1 + np.sort(rng.permutation(self.tokens - 1)[:SKETCH_PATCHES])
@@ -96,7 +107,7 @@ class TargetStudent:
             first = torch.arange(FRAMES - frames, FRAMES) * self.tokens
             kept = (first[:, None] + chosen[None]).flatten()
         visual = self.vision.multi_modal_projector(states)
-        return features[:, -SKETCH_FRAMES:], visual.reshape(size, -1, visual.shape[-1]), kept
+        return View(each[:, :, 1:], each[:, :, 0], visual.reshape(size, -1, visual.shape[-1]), kept)
 
 
 class DrafterStudent:
@@ -105,24 +116,25 @@ class DrafterStudent:
     def __init__(self, model: EventGPT, street: Street, prompt: Prompt) -> None:
         self.vision, self.decoder = model.vision, model.decoder
         self.tower = model.vision.visual_tower
-        self.heads = SightHeads(model.decoder.config.hidden_size, 5, colour=False)
+        width = model.decoder.config.hidden_size
+        self.heads = SightHeads(width, width, EVENT_FRAMES, isqrt(self.tower.config.tokens), colour=False)
         self.street, self.prompt = street, prompt
 
     def draw(self, rng: np.random.Generator, size: int, whole: bool, mirror: bool = True) -> Batch:
-        return draw(self.street, rng, size, events=True, last=5, mirror=mirror)
+        return draw(self.street, rng, size, EVENT_FRAMES, mirror)
 
-    def look(self, batch: Batch, whole: bool, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
+    def look(self, batch: Batch, whole: bool, rng: np.random.Generator) -> View:
         features = self.vision.features(batch.images.flatten(0, 1))
         features = features.reshape(*batch.images.shape[:2], *features.shape[1:])
         # The temporal tokens are means over positions, so that is what the heads read and what learns to tell places.
-        return features.mean(2), self.vision.pool(features), None
+        return View(features[:, :, 1:], features.mean(2), self.vision.pool(features))
 
 
 def sight_loss(student: Student, rng: np.random.Generator, size: int) -> Tensor:
     """Tower warm-up: what, where, and how it moves."""
     batch = student.draw(rng, size, whole=False)
-    features, _, _ = student.look(batch, False, rng)
-    return student.heads.loss(features, batch.seen, torch.from_numpy(batch.truth))
+    view = student.look(batch, False, rng)
+    return student.heads.loss(view.patches, view.features, batch.seen, torch.from_numpy(batch.truth))
 
 
 def text_loss(student: Student, street: Street, tokenizer: Tokenizer, rng: np.random.Generator, size: int) -> Tensor:
@@ -144,13 +156,14 @@ def speech_loss(
 ) -> Tensor:
     """Captions from what is seen: the true ones, or those that were `said` of each window (token ids, [W])."""
     batch = student.draw(rng, size, whole, mirror=said is None)
-    features, visual, kept = student.look(batch, whole, rng)
+    view = student.look(batch, whole, rng)
     if said is None:
         texts: list[Sequence[int]] = [encoded(tokenizer, caption_of(row)) for row in batch.truth]
     else:
         texts = [said[i] for i in batch.drawn.tolist()]
     inputs, labels = padded(texts, tokenizer.eos_id)
-    before, positions = prefix(student.decoder, student.prompt, visual, kept)
+    before, positions = prefix(student.decoder, student.prompt, view.visual, view.kept)
     loss = caption_loss(caption_logits(student.decoder, before, positions, inputs), labels)
-    seen = batch.seen[:, -features.shape[1] :]
-    return loss + SIGHT_WEIGHT * student.heads.loss(features, seen, torch.from_numpy(batch.truth))
+    seen = batch.seen[:, -view.features.shape[1] :]
+    sight = student.heads.loss(view.patches, view.features, seen, torch.from_numpy(batch.truth))
+    return loss + SIGHT_WEIGHT * sight

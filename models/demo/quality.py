@@ -31,7 +31,8 @@ def attributes_right(texts: Sequence[str], truths: Sequence[NDArray[np.int8]]) -
 @torch.no_grad()
 def target_prefix(model: VideoLlava, prompt: Prompt, street: Street, windows: NDArray[np.int64]) -> Tensor:
     """The target's prefill rows for windows of a street, [B, P, D]."""
-    pixels = torch.from_numpy(pixels_of(street.frames[street.index[windows].ravel()]))
+    frames = street.images[windows]
+    pixels = torch.from_numpy(pixels_of(frames.reshape(-1, *frames.shape[2:])))
     visual = model.vision(pixels).reshape(len(windows), prompt.num_visual, -1)
     return prefix(model.decoder, prompt, visual)[0]
 
@@ -39,7 +40,7 @@ def target_prefix(model: VideoLlava, prompt: Prompt, street: Street, windows: ND
 @torch.no_grad()
 def drafter_prefix(model: EventGPT, prompt: Prompt, street: Street, windows: NDArray[np.int64]) -> Tensor:
     """The drafter's prefill rows for windows of a street with events, [B, P, D]."""
-    events = street.events[windows]
+    events = street.images[windows]
     features = model.vision.features(torch.from_numpy(pixels_of(events.reshape(-1, *events.shape[2:]))))
     visual = model.vision.pool(features.reshape(len(windows), -1, *features.shape[1:]))
     return prefix(model.decoder, prompt, visual)[0]

@@ -1,6 +1,7 @@
-"""Dense supervision of a vision tower: what is seen in each frame and where, and how a window's objects move.
+"""Dense supervision of a vision tower: what each patch shows, what each image shows and where, and how things move.
 
-The heads exist only while training. Position is what makes motion easy: it is then a difference that is found at once.
+The heads exist only while training. Every patch is a lesson of its own, which is why a tower learns from thousands of
+windows what it would otherwise need millions for; and position is what makes motion easy: it is then a difference.
 """
 
 from __future__ import annotations
@@ -12,33 +13,66 @@ from torch.nn import functional
 from models.demo.data import SLOTS, SPEEDS
 from models.demo.world.vocabulary import COLOURS, DIRECTIONS, KINDS
 
-FRAME_SIZES = (1, len(KINDS), len(COLOURS), 4)  # presence, kind, colour, position
+NAMED = (len(KINDS), len(COLOURS), len(DIRECTIONS))  # what the first three numbers of a `seen` row name
+PLACED = 5  # the others: centre x, centre y, width, height, log scale
+IMAGE_SIZES = (1, *NAMED, PLACED)  # presence first
+PATCH_SIZES = (1 + len(KINDS), *NAMED[1:], PLACED)  # kind 0: nothing
 WINDOW_SIZES = (len(KINDS), len(COLOURS), 2, len(DIRECTIONS) + 1, len(SPEEDS))  # as in a row of Street.truth
+
+POSITION_WEIGHT = 10.0
+PATCH_WEIGHT = 2.0
 
 
 class SightHeads(nn.Module):
-    """Reads one feature vector a frame, and all of a window's together."""
+    """Reads the patches of an image, one vector of it, and that vector of all of a window's images together."""
 
-    def __init__(self, width: int, frames: int, colour: bool) -> None:
+    def __init__(self, patch_width: int, width: int, images: int, grid: int, colour: bool) -> None:
         super().__init__()
-        self.frame = nn.Linear(width, SLOTS * sum(FRAME_SIZES))
+        self.patch = nn.Linear(patch_width, sum(PATCH_SIZES))
+        self.image = nn.Linear(width, SLOTS * sum(IMAGE_SIZES))
         self.window = nn.Sequential(
-            nn.Linear(width * frames, 128), nn.GELU(), nn.Linear(128, SLOTS * sum(WINDOW_SIZES))
+            nn.Linear(width * images, 128), nn.GELU(), nn.Linear(128, SLOTS * sum(WINDOW_SIZES))
         )
         self.colour = 1.0 if colour else 0.0  # events do not show it
+        middles = (torch.arange(grid) + 0.5) / grid
+        places = torch.stack([middles.repeat(grid), middles.repeat_interleave(grid)], -1)  # [grid², 2] as x, y
+        self.register_buffer("places", places, persistent=False)
+        self.places: Tensor
 
-    def loss(self, features: Tensor, seen: Tensor, truth: Tensor) -> Tensor:
-        """features [B, t, C]; seen [B, t, 2, 6] and truth [B, 2, 5] as in Street, of the same frames."""
-        return self._frame_loss(features, seen) + self._window_loss(features, truth)
+    def loss(self, patches: Tensor, features: Tensor, seen: Tensor, truth: Tensor) -> Tensor:
+        """patches [B, t, grid², C], features [B, t, D]; seen [B, t, 2, 8] and truth [B, 2, 5] as in Street."""
+        dense = self._patch_loss(patches.flatten(0, 1), seen.flatten(0, 1))
+        return PATCH_WEIGHT * dense + self._image_loss(features, seen) + self._window_loss(features, truth)
 
-    def _frame_loss(self, features: Tensor, seen: Tensor) -> Tensor:
-        said = self.frame(features).unflatten(-1, (SLOTS, -1))  # [B, t, 2, …]
-        presence, kind, colour, position = said.split(FRAME_SIZES, -1)
+    def _patch_loss(self, patches: Tensor, seen: Tensor) -> Tensor:
+        """Each patch names what covers its middle, the nearest first, and points to that object's centre."""
+        x, y = self.places[:, 0], self.places[:, 1]
+        slots = seen[:, :, None]  # [N, 2, 1, 8]
+        inside = (
+            ((x - slots[..., 3]).abs() <= slots[..., 5] / 2)
+            & ((y - slots[..., 4]).abs() <= slots[..., 6] / 2)
+            & (slots[..., 0] >= 0)
+        )  # [N, 2, grid²]
+        covered = inside.any(1)
+        owner = inside.float().argmax(1)  # the first slot that covers it
+        told = seen.gather(1, owner[..., None].expand(-1, -1, seen.shape[-1]))  # [N, grid², 8]
+        kind, colour, facing, position = self.patch(patches).split(PATCH_SIZES, -1)
+        wanted = torch.where(covered, told[..., 0] + 1, 0.0).long()
+        loss = functional.cross_entropy(kind.flatten(0, 1), wanted.flatten())
+        loss = loss + 0.5 * functional.cross_entropy(facing[covered], told[..., 2][covered].long())
+        loss = loss + 0.5 * self.colour * functional.cross_entropy(colour[covered], told[..., 1][covered].long())
+        places = told[..., 3:].clone()
+        places[..., :2] -= self.places
+        return loss + 0.5 * POSITION_WEIGHT * functional.smooth_l1_loss(position[covered], places[covered], beta=0.1)
+
+    def _image_loss(self, features: Tensor, seen: Tensor) -> Tensor:
+        said = self.image(features).unflatten(-1, (SLOTS, -1))  # [B, t, 2, …]
+        presence, kind, colour, facing, position = said.split(IMAGE_SIZES, -1)
         there = seen[..., 0] >= 0
         loss = functional.binary_cross_entropy_with_logits(presence[..., 0], there.float())
-        loss = loss + functional.cross_entropy(kind[there], seen[..., 0][there].long())
-        loss = loss + self.colour * functional.cross_entropy(colour[there], seen[..., 1][there].long())
-        return loss + 10 * functional.smooth_l1_loss(position[there], seen[..., 2:][there], beta=0.1)
+        for weight, logits, i in ((1.0, kind, 0), (self.colour, colour, 1), (1.0, facing, 2)):
+            loss = loss + weight * functional.cross_entropy(logits[there], seen[..., i][there].long())
+        return loss + POSITION_WEIGHT * functional.smooth_l1_loss(position[there], seen[..., 3:][there], beta=0.1)
 
     def _window_loss(self, features: Tensor, truth: Tensor) -> Tensor:
         said = self.window(features.flatten(1)).unflatten(-1, (SLOTS, -1))  # [B, 2, …]

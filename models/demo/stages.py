@@ -1,4 +1,7 @@
-"""One training stage: a seeded, resumable run of AdamW with warm-up and a cosine."""
+"""One training stage: a seeded, resumable run of Muon and AdamW with warm-up and a cosine.
+
+Muon (Jordan, 2024) for the matrices inside the networks, AdamW for embeddings, norms and everything else.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,14 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from models.demo.lessons import Loss
+from models.demo.muon import Muon
 from models.demo.recipe import Stage
 
 Report = Callable[[int, float], None]  # steps done, smoothed loss
@@ -35,12 +40,7 @@ def run_stage(
     generator of its own, so a resumed run sees the batches that an uninterrupted one would have.
     """
     state = nn.ModuleList(modules)
-    slow = {id(parameter) for parameter in tower.parameters()}
-    groups = [
-        {"params": [p for p in state.parameters() if (id(p) in slow) == in_tower], "peak": rate}
-        for in_tower, rate in ((True, stage.tower_rate), (False, stage.rate))
-    ]
-    optimiser = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=0.01)
+    optimisers = _optimisers(state, {id(parameter) for parameter in tower.parameters()}, stage)
     path = folder / f"{name}.pt"
     first, smoothed = 0, math.nan
     if path.exists():
@@ -48,15 +48,23 @@ def run_stage(
         state.load_state_dict(saved["weights"])
         first, smoothed = int(saved["step"]), float(saved["loss"])
         if first < stage.steps:
-            optimiser.load_state_dict(saved["optimiser"])
-            for group, fresh in zip(optimiser.param_groups, groups, strict=True):
-                group["peak"] = fresh["peak"]  # the recipe decides, also when it changed since
-    parameters = [p for group in optimiser.param_groups if group["peak"] > 0 for p in group["params"]]
+            for optimiser, kept in zip(optimisers, saved["optimisers"], strict=True):
+                peaks = [group["peak"] for group in optimiser.param_groups]
+                optimiser.load_state_dict(kept)
+                for group, peak in zip(optimiser.param_groups, peaks, strict=True):
+                    group["peak"] = peak  # the recipe decides, also when it changed since
+    groups = [group for optimiser in optimisers for group in optimiser.param_groups]
+    parameters = [p for group in groups if group["peak"] > 0 for p in group["params"]]
 
     def save(step: int) -> None:
         partial = folder / f"{name}.partial"
         torch.save(
-            {"weights": state.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "loss": smoothed},
+            {
+                "weights": state.state_dict(),
+                "optimisers": [optimiser.state_dict() for optimiser in optimisers],
+                "step": step,
+                "loss": smoothed,
+            },
             partial,
         )
         partial.rename(path)
@@ -64,13 +72,14 @@ def run_stage(
     tower.requires_grad_(stage.tower_rate > 0)
     saved_at = time.monotonic()
     for step in range(first, stage.steps):
-        for group in optimiser.param_groups:
+        for group in groups:
             group["lr"] = group["peak"] * _schedule(step, stage)
         loss = loss_of(np.random.default_rng((_number(name), step)))
-        optimiser.zero_grad(set_to_none=True)
+        state.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
-        optimiser.step()
+        for optimiser in optimisers:
+            optimiser.step()
         smoothed = loss.item() if math.isnan(smoothed) else 0.97 * smoothed + 0.03 * loss.item()
         report(step + 1, smoothed)
         if time.monotonic() - saved_at > SAVE_SECONDS:
@@ -79,6 +88,26 @@ def run_stage(
     if first < stage.steps:
         save(stage.steps)
     tower.requires_grad_(True)
+
+
+def _optimisers(state: nn.Module, slow: set[int], stage: Stage) -> list[torch.optim.Optimizer]:
+    """One for hidden matrices, one for the rest, each with a group for the tower (`slow`: ids of its parameters)."""
+    hidden: list[list[nn.Parameter]] = [[], []]
+    rest: list[list[nn.Parameter]] = [[], []]
+    for name, parameter in state.named_parameters():
+        inside = parameter.ndim == 2 and ".layers." in name
+        (hidden if inside else rest)[id(parameter) in slow].append(parameter)
+    rates = (stage.rate, stage.tower_rate)
+
+    def groups(kind: list[list[nn.Parameter]]) -> list[dict[str, Any]]:
+        return [{"params": params, "peak": rate} for params, rate in zip(kind, rates, strict=True) if params]
+
+    built: list[torch.optim.Optimizer] = []
+    if any(hidden):
+        built.append(Muon(groups(hidden), weight_decay=0.01))
+    if any(rest):
+        built.append(torch.optim.AdamW(groups(rest), lr=0.0, betas=(0.9, 0.98), weight_decay=0.01))
+    return built
 
 
 def _schedule(step: int, stage: Stage) -> float:

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from models.demo import lessons, quality
-from models.demo.data import Street, load, prepare
+from models.demo.data import Side, Street, load, prepare
 from models.demo.lessons import DrafterStudent, TargetStudent
 from models.demo.pair import new_drafter, new_target, round_to_half, save_drafter, save_target
-from models.demo.recipe import EVENTS_SEED, FULL, SMOKE, VALIDATION_SEED, Recipe, Stage
+from models.demo.recipe import FULL, SMOKE, VALIDATION_SEED, Recipe, Stage
 from models.demo.stages import run_stage
 from models.demo.tokenizer_training import train_tokenizer
 from models.eventgpt import EventGPT
@@ -59,23 +59,25 @@ class Workshop:
     def drafter_prompt(self, model: EventGPT) -> Prompt:
         return eventgpt_prompt(self.tokenizer, QUESTION, model.visual_tokens)
 
-    def street(self, kind: str, first: int, count: int) -> Street:
-        """Windows of `count` seeds from `first`, rendered where they are not on disk yet; kind: frames or events."""
+    def street(self, side: Side, first: int, count: int) -> Street:
+        """The windows of `count` seeds from `first`, rendered where they are not on disk yet."""
         seeds = range(first, first + count)
-        task = self.progress.add_task(f"street, {kind} from seed {first:,}", total=count, note="")
-        prepare(self.out / "data" / kind, seeds, self.recipe.seconds, kind == "events", self._advance(task))
+        task = self.progress.add_task(f"street from seed {first:,}", total=count, note="")
+        prepare(self.out / "data", seeds, self.recipe.windows, self._advance(task))
         self.progress.remove_task(task)
-        return load(self.out / "data" / kind, seeds)
+        return load(self.out / "data", seeds, side)
 
     @cached_property
-    def validation(self) -> Street:
-        return self.street("events", VALIDATION_SEED, self.recipe.validation_seeds)
+    def validation(self) -> tuple[Street, Street]:
+        """Frames and events of the same windows, never trained on."""
+        count = self.recipe.validation_seeds
+        return self.street("frames", VALIDATION_SEED, count), self.street("events", VALIDATION_SEED, count)
 
     @cached_property
     def checked(self) -> NDArray[np.int64]:
         """The validation windows of the metrics, spread evenly."""
-        count = min(self.recipe.checked, len(self.validation))
-        return np.linspace(0, len(self.validation) - 1, count).astype(np.int64)
+        windows = len(self.validation[0])
+        return np.linspace(0, windows - 1, min(self.recipe.checked, windows)).astype(np.int64)
 
     def run(self, name: str, stage: Stage, student: TargetStudent | DrafterStudent, loss: lessons.Loss) -> None:
         """One stage with its progress bar; a line now and then for those who read a log."""
@@ -99,7 +101,7 @@ class Workshop:
     def judge(self, name: str, captions: Sequence[Sequence[int]]) -> dict[str, float]:
         """Attributes right in captions of the checked windows, printed and returned."""
         texts = [self.tokenizer.decode(ids) for ids in captions]
-        shares = quality.attributes_right(texts, list(self.validation.truth[self.checked]))
+        shares = quality.attributes_right(texts, list(self.validation[0].truth[self.checked]))
         self.say(f"{name}: attributes right " + ", ".join(f"{key} {share:.3f}" for key, share in shares.items()))
         self.say(f"  e.g. {texts[0]!r}")
         return shares
@@ -121,7 +123,7 @@ def train_demo(out: Path, smoke: bool = False) -> dict[str, Any]:
 def teach_target(shop: Workshop) -> VideoLlava:
     """Tower, speech, then captions: first from a part of what there is to see, then from all of it."""
     recipe, model = shop.recipe, new_target(SEED)
-    street = shop.street("frames", 0, recipe.frame_seeds)
+    street = shop.street("frames", 0, recipe.seeds)
     student = TargetStudent(model, street, shop.target_prompt(model))
     text, words = shop.tokenizer, recipe.target_text.batch
     tower, sketch, whole = recipe.target_tower, recipe.target_sketch, recipe.target_captions
@@ -137,7 +139,7 @@ def teach_target(shop: Workshop) -> VideoLlava:
 def teach_drafter(shop: Workshop) -> EventGPT:
     """Tower, then true captions."""
     recipe, model = shop.recipe, new_drafter(SEED + 1)
-    student = _drafter_student(shop, model)
+    student = DrafterStudent(model, shop.street("events", 0, recipe.seeds), shop.drafter_prompt(model))
     text, tower, speech = shop.tokenizer, recipe.drafter_tower, recipe.drafter_captions
     shop.run("drafter-tower", tower, student, lambda rng: lessons.sight_loss(student, rng, tower.batch))
     shop.run("drafter-captions", speech, student, lambda r: lessons.speech_loss(student, text, r, speech.batch, True))
@@ -147,8 +149,9 @@ def teach_drafter(shop: Workshop) -> EventGPT:
 def align(shop: Workshop, target: VideoLlava, drafter: EventGPT) -> dict[str, Any]:
     """The drafter's last lesson is the target's own captions; then both are rounded, saved and measured."""
     tokenizer, eos, last = shop.tokenizer, shop.tokenizer.eos_id, shop.recipe.drafter_aligned
-    student = _drafter_student(shop, drafter)
-    said = _target_says(shop, target, student.street)
+    told = shop.recipe.told_seeds
+    student = DrafterStudent(drafter, shop.street("events", 0, told), shop.drafter_prompt(drafter))
+    said = _target_says(shop, target, shop.street("frames", 0, told))
     shop.run(
         "drafter-aligned",
         last,
@@ -159,11 +162,11 @@ def align(shop: Workshop, target: VideoLlava, drafter: EventGPT) -> dict[str, An
     drafter.eval()
     save_drafter(drafter, shop.out / "drafter", shop.out / "tokenizer.json")
 
-    street, checked = shop.validation, shop.checked
+    (frames, events), checked = shop.validation, shop.checked
     prompt = shop.drafter_prompt(drafter)
-    theirs = quality.target_captions(target, shop.target_prompt(target), street, checked, eos)
-    ours = quality.drafter_captions(drafter, prompt, street, checked, eos)
-    alpha, alpha_content = quality.agreement(drafter, prompt, street, checked, theirs, tokenizer)
+    theirs = quality.target_captions(target, shop.target_prompt(target), frames, checked, eos)
+    ours = quality.drafter_captions(drafter, prompt, events, checked, eos)
+    alpha, alpha_content = quality.agreement(drafter, prompt, events, checked, theirs, tokenizer)
     accepted = sum(a == b for a, b in zip(theirs, ours, strict=True)) / len(checked)
     measured = {
         "windows": len(checked),
@@ -176,11 +179,6 @@ def align(shop: Workshop, target: VideoLlava, drafter: EventGPT) -> dict[str, An
     shop.say(f"α {alpha:.3f}, on content words {alpha_content:.3f}; captions wholly accepted {accepted:.3f}")
     (shop.out / "quality.json").write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
     return measured
-
-
-def _drafter_student(shop: Workshop, model: EventGPT) -> DrafterStudent:
-    street = shop.street("events", EVENTS_SEED, shop.recipe.event_seeds)
-    return DrafterStudent(model, street, shop.drafter_prompt(model))
 
 
 def _target_says(shop: Workshop, target: VideoLlava, street: Street) -> list[list[int]]:

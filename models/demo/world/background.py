@@ -58,7 +58,7 @@ def panorama(rng: np.random.Generator) -> Planes:
     image[:, base + 11 :] = road[:, None, None]
     for x in range(0, PERIOD, 96):
         image[:, base + 52 : base + 56, x : x + 44] = np.float32(0.68)
-    image *= 1 + 0.06 * smooth_noise(rng, rows, 32) + 0.05 * smooth_noise(rng, rows, 8)
+    image *= 1 + 0.05 * smooth_noise(rng, rows, 32) + 0.03 * smooth_noise(rng, rows, 8)
     # One pass of smoothing: a lens is never sharper than a pixel, and hard edges would all fire at once.
     image = 0.5 * image + 0.25 * (np.roll(image, 1, 2) + np.roll(image, -1, 2))
     image[:, 1:-1] = 0.5 * image[:, 1:-1] + 0.25 * (image[:, :-2] + image[:, 2:])

@@ -17,11 +17,11 @@ Events = np.ndarray[tuple[int], np.dtype[np.void]]
 
 @dataclass(frozen=True)
 class EventModel:
-    """The sensor's properties, about those of a DAVIS346."""
+    """The sensor's properties: a DAVIS346 with its biases set for few events, as a robot's small computer wants it."""
 
-    threshold: float = 0.25
+    threshold: float = 0.32
     mismatch: float = 0.03
-    refractory_us: int = 4_500
+    refractory_us: int = 15_000
     noise_hz: float = 0.06
     dark_level: float = 0.12
     """Luminance added before the logarithm: dark pixels are slow and insensitive."""

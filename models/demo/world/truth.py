@@ -15,6 +15,7 @@ class ObjectBox:
     number: int
     kind: Kind
     colour: Colour
+    facing: Direction
     left: float
     top: float
     right: float

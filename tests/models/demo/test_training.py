@@ -9,20 +9,15 @@ torch = pytest.importorskip("torch")
 torch.set_num_threads(1)  # tests share their cores; spinning threads would fight over them
 
 from models.demo import quality, stages  # noqa: E402
-from models.demo.data import (  # noqa: E402
-    _frames_alone,
-    _squares,
-    _with_events,
-    caption_of,
-    mirrored,
-    pixels_of,
-    scene_truth,
-)
-from models.demo.lessons import DrafterStudent, TargetStudent, sight_loss, speech_loss  # noqa: E402
+from models.demo.data import _squares, caption_of, load, mirrored, pixels_of, prepare, scene_truth  # noqa: E402
+from models.demo.lessons import DrafterStudent, TargetStudent, draw, sight_loss, speech_loss  # noqa: E402
+from models.demo.muon import Muon, orthogonal  # noqa: E402
 from models.demo.pair import new_drafter, new_target, round_to_half, save_drafter, save_target  # noqa: E402
 from models.demo.recipe import IMAGE, Stage  # noqa: E402
 from models.demo.speech import greedy  # noqa: E402
 from models.demo.tokenizer_training import corpus, train_tokenizer  # noqa: E402
+from models.demo.world.sprites import PAINT  # noqa: E402
+from models.demo.world.vocabulary import COLOURS  # noqa: E402
 from models.eventgpt import EventGPT  # noqa: E402
 from models.preprocess import clip_pixels  # noqa: E402
 from models.prompts import QUESTION, SYSTEM, eventgpt_prompt, video_llava_prompt  # noqa: E402
@@ -44,8 +39,20 @@ def tokenizer(folder):
 
 
 @pytest.fixture(scope="module")
-def street():
-    return _with_events(3, 1.5)
+def rendered(tmp_path_factory):
+    path = tmp_path_factory.mktemp("street")
+    prepare(path, [3], 3, lambda: None)
+    return path
+
+
+@pytest.fixture(scope="module")
+def frames(rendered):
+    return load(rendered, [3], "frames")
+
+
+@pytest.fixture(scope="module")
+def events(rendered):
+    return load(rendered, [3], "events")
 
 
 def test_the_tokenizer_is_llama_like_and_reproducible(folder, tokenizer, tmp_path):
@@ -63,11 +70,26 @@ def test_stored_squares_are_the_run_time_pixels():
     np.testing.assert_array_equal(pixels_of(_squares(list(images))), clip_pixels(list(images), IMAGE))
 
 
-def test_both_renderings_of_a_seed_agree(street):
-    alone = _frames_alone(3, 1.5)
-    np.testing.assert_array_equal(alone.truth, street.truth)
-    np.testing.assert_array_equal(alone.frames[alone.index], street.frames[street.index])
-    np.testing.assert_array_equal(alone.seen[alone.index], street.seen[street.index])
+def test_both_sides_show_the_same_windows_and_a_seed_is_rendered_once(rendered, frames, events):
+    np.testing.assert_array_equal(frames.truth, events.truth)
+    assert frames.images.shape == (3, 8, IMAGE, IMAGE, 3)
+    assert events.images.shape == (3, 5, IMAGE, IMAGE, 3)
+    written = (rendered / "3.npz").stat().st_mtime_ns
+    done = []
+    prepare(rendered, [3], 3, lambda: done.append(1))
+    assert (rendered / "3.npz").stat().st_mtime_ns == written
+    assert done == [1]
+
+
+def test_what_is_seen_is_where_the_picture_changes(frames):
+    """An object's box, drawn from the same truth that supervises positions, covers pixels of the object's colour."""
+    window = int(np.flatnonzero(frames.seen[:, 0, 0, 0] >= 0)[0])
+    kind, colour, _, x, y, width, height, _ = frames.seen[window, 0, 0]
+    left, right = (np.clip([x - width / 2, x + width / 2], 0, 1) * IMAGE).astype(int)
+    top, bottom = (np.clip([y - height / 2, y + height / 2], 0, 1) * IMAGE).astype(int)
+    inside = frames.images[window, 0, top:bottom, left:right].reshape(-1, 3) / 255
+    wanted = np.array(PAINT[COLOURS[int(colour)]])
+    assert np.abs(inside - wanted).max(axis=1).min() < 0.25
 
 
 def test_a_mirror_image_goes_the_other_way():
@@ -80,19 +102,19 @@ def test_a_mirror_image_goes_the_other_way():
             np.testing.assert_array_equal(mirrored(other) if mirrored(other) is not None else row, row)
 
 
-def test_quality_counts_each_attribute(street):
-    truths = list(street.truth)
+def test_quality_counts_each_attribute(frames):
+    truths = list(frames.truth)
     perfect = quality.attributes_right([caption_of(row) for row in truths], truths)
     assert perfect["all"] == 1.0
     assert quality.attributes_right([""] * len(truths), truths)["all"] == 0.0
     assert scene_truth(truths[0]).objects is not None
 
 
-def test_losses_reach_every_weight(street, tokenizer):
+def test_losses_reach_every_weight(frames, events, tokenizer):
     target, drafter = new_target(0), new_drafter(0)
     students = (
-        TargetStudent(target, street, video_llava_prompt(tokenizer, QUESTION, target.visual_tokens)),
-        DrafterStudent(drafter, street, eventgpt_prompt(tokenizer, QUESTION, drafter.visual_tokens)),
+        TargetStudent(target, frames, video_llava_prompt(tokenizer, QUESTION, target.visual_tokens)),
+        DrafterStudent(drafter, events, eventgpt_prompt(tokenizer, QUESTION, drafter.visual_tokens)),
     )
     for student, whole in zip(students, (False, True), strict=True):
         loss = sight_loss(student, np.random.default_rng(0), 2)
@@ -103,13 +125,38 @@ def test_losses_reach_every_weight(street, tokenizer):
         assert idle == []  # the target's fifth tower layer is in the file only
 
 
-def test_batched_greedy_equals_the_cached_decoder(street, tokenizer):
+def test_batched_greedy_equals_the_cached_decoder(events, tokenizer):
     drafter = new_drafter(1).eval()
     prompt = eventgpt_prompt(tokenizer, QUESTION, drafter.visual_tokens)
-    before = quality.drafter_prefix(drafter, prompt, street, np.arange(2))
+    before = quality.drafter_prefix(drafter, prompt, events, np.arange(2))
     said = greedy(drafter.decoder, before, tokenizer.eos_id, 6)
     with torch.no_grad():
         assert said[0] == cached_greedy(drafter.decoder, before[0], 6)[0][: len(said[0])]
+
+
+def test_a_mirrored_batch_is_the_mirror_image_with_its_places(frames):
+    plain, turned = (draw(frames, np.random.default_rng(0), 16, 8, mirror) for mirror in (False, True))
+    flipped = [i for i in range(16) if not torch.equal(plain.images[i], turned.images[i])]
+    assert flipped
+    for i in flipped:
+        assert torch.equal(plain.images[i].flip(-1), turned.images[i])
+        there = plain.seen[i][..., 0] >= 0
+        torch.testing.assert_close(1 - plain.seen[i][there][:, 3], turned.seen[i][there][:, 3])
+
+
+def test_muon_makes_updates_orthogonal_and_learns():
+    matrices = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 12, 60))).float()
+    singular = torch.linalg.svdvals(orthogonal(matrices))
+    assert singular.min() > 0.5
+    assert singular.max() < 1.3
+    weight = torch.nn.Parameter(torch.zeros(4, 6))
+    wanted = torch.linspace(-1, 1, 24).reshape(4, 6)
+    optimiser = Muon([{"params": [weight], "lr": 0.05}], weight_decay=0.0)
+    for _ in range(100):
+        optimiser.zero_grad()
+        (weight - wanted).pow(2).sum().backward()
+        optimiser.step()
+    assert float((weight - wanted).detach().abs().max()) < 0.3
 
 
 def test_an_interrupted_stage_ends_with_the_same_weights(tmp_path, monkeypatch):
