@@ -1,4 +1,7 @@
-"""From a checkpoint to a model folder: weights once, three graphs that point into them, a manifest; checked."""
+"""From a checkpoint to a model folder: weights once, three graphs that point into them, a manifest; checked.
+
+No more of a model than one tensor is in memory while it is exported; what the parity check loads is bounded.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +9,41 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import onnx
 import torch
 
-from export.graphs import attach, decoder_graph, tree_graph, vision_graph
+from export.graphs import attach, model_graphs, tower_of
 from export.joint import join_projections
 from export.parity import check_parity
-from models.checkpoint import Names, load_tensors, read_config, weight_files
-from models.clip import ClipConfig, ClipVision
+from export.weights import bring_weights, find_weights
+from models.checkpoint import read_config
+from models.clip import ClipConfig
 from models.errors import ModelError
+from models.inspection import Header, headers
+from models.llama import LlamaDecoder
 from models.manifest import FORMAT, MANIFEST
-from models.networks import network_of
+from models.networks import Network, network_of
 from models.prompts import PROMPTS, QUESTION
-from models.stored import StoredTensor, sha256, stored_tensors
+from models.stored import StoredTensor, sha256
 from models.tokenizer import load_tokenizer
 
 TOLERANCE = 1e-4
-_SIDE_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+WHOLE_PARAMETERS = 300_000_000  # up to so many the parity check runs the whole network: about 6 GB
+PART_LAYERS = 1  # of a larger one's decoder it runs so many layers, with all of the vision side
+_SIDE_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "model.safetensors.index.json",
+)
 _STORAGE = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
 
 
@@ -46,7 +61,9 @@ def export_checkpoint(
 
     `out` may be the checkpoint itself: then only graphs and manifest are added. Otherwise it must not exist yet.
     s_max (cache rows) defaults to the demo question's prompt and `max_new_tokens` and 32 drafts in flight, rounded up
-    to a multiple of 8. `report` gets one line a stage: the largest difference between torch and ONNX Runtime.
+    to a multiple of 8. `report` gets one line a stage: the largest difference between torch and ONNX Runtime. A model
+    of more than WHOLE_PARAMETERS is compared with its decoder cut to PART_LAYERS; `parity_layers` in the manifest says
+    how many were.
 
     Raises ModelError or CheckpointError for a checkpoint that cannot be used and for a difference above 1e-4; nothing
     is left behind then.
@@ -56,8 +73,9 @@ def export_checkpoint(
     network = network_of(checkpoint)
     if out != checkpoint and out.exists():
         raise ModelError(f"{out}: exists already; name a new folder or remove it")
-    model = network.load(checkpoint)
-    model.requires_grad_(False)
+    stored = headers(checkpoint)
+    model, tower_folder = _blueprint(network, checkpoint, stored)
+    sources = find_weights(model, checkpoint, stored, tower_folder, network.names)
     prompt = _prompt(checkpoint, config["model_type"], model.visual_tokens)
     if s_max is None:
         if prompt is None:
@@ -66,35 +84,25 @@ def export_checkpoint(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
         folder = Path(temporary)
-        weights = _weights(checkpoint, folder, model, network.names, _link if out == checkpoint else shutil.copyfile)
-        tower, llama = _tower(model), model.decoder.config
-        clip = tower.config
-        graphs = {
-            "vision": (
-                vision_graph(model.vision, network.frames, clip.image_size, fixed=tower.temporal_frames is not None),
-                "vision.",
-            ),
-            "decoder": (decoder_graph(model.decoder, s_max), "decoder."),
-            "decoder_tree": (tree_graph(model.decoder, s_max), "decoder."),
-        }
-        for graph_name, (graph, prefix) in graphs.items():
-            attach(graph, weights, prefix)
-            join_projections(graph)
-            onnx.save_model(graph, folder / f"{graph_name}.onnx")
+        taken = out == checkpoint and (out / "model.safetensors").exists()
+        weights = bring_weights(
+            checkpoint,
+            sources,
+            network.names,
+            _link if out == checkpoint else shutil.copyfile,
+            folder / ("weights.safetensors" if taken else "model.safetensors"),
+        )
+        llama, clip = model.decoder.config, tower_of(model).config
         embedding = weights["decoder.model.embed_tokens.weight"]
-        files = sorted({tensor.file for tensor in weights.values()})
         manifest: dict[str, Any] = {
             "format": FORMAT,
             "role": network.role,
             "name": name or checkpoint.name,
             "demo": demo,
             "network": config["model_type"],
-            "weights": {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in files},
-            "graphs": {
-                file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)}
-                for file in sorted(folder.glob("*.onnx"))
-            },
-            "precision": {"storage": _STORAGE[embedding.dtype], "compute": "float32"},
+            "weights": _hashes({tensor.file for tensor in weights.values()}),
+            "graphs": {},
+            "precision": {"storage": _STORAGE.get(embedding.dtype), "compute": "float32"},
             "s_max": s_max,
             "frames": network.frames,
             "visual_tokens": model.visual_tokens,
@@ -110,15 +118,59 @@ def export_checkpoint(
             "prompt": prompt,
             "tools": {tool: version(tool) for tool in ("torch", "onnx", "onnxscript", "onnxruntime")},
         }
-        manifest["parity"] = check_parity(model, folder, manifest, TOLERANCE, report)
+        layers = llama.num_hidden_layers
+        if sum(value.numel() for value in model.parameters()) > WHOLE_PARAMETERS:
+            layers = min(layers, PART_LAYERS)
+            report(f"parity: all of the vision side, {layers} of {llama.num_hidden_layers} decoder layers")
+        part = layers < llama.num_hidden_layers
+        _write_graphs(_blueprint(network, checkpoint, stored, layers)[0], network.frames, s_max, weights, folder)
+        manifest["parity"] = check_parity(
+            _part_of(network, checkpoint, stored, weights, layers) if part else network.load(checkpoint),
+            folder,
+            manifest | {"decoder": manifest["decoder"] | {"layers": layers}},
+            TOLERANCE,
+            report,
+            relative=part,
+        )
+        manifest["parity_layers"] = layers
+        if part:
+            _write_graphs(model, network.frames, s_max, weights, folder)
+        manifest["graphs"] = _hashes(folder.glob("*.onnx"))
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         _move(folder, out, checkpoint, clip)
     return manifest
 
 
-def _tower(model: Any) -> ClipVision:
-    vision = model.vision
-    return cast(ClipVision, vision.visual_tower if hasattr(vision, "visual_tower") else vision.video_tower)
+def _blueprint(
+    network: Network, checkpoint: Path, stored: Mapping[str, Header], layers: int | None = None
+) -> tuple[Any, Path | None]:
+    """The network on the meta device, its decoder cut to so many layers, and the CLIP folder that its tower is in."""
+    model, tower = network.blueprint(checkpoint, stored, torch.float32)
+    if layers is not None:
+        with torch.device("meta"):
+            model.decoder = LlamaDecoder(replace(model.decoder.config, num_hidden_layers=layers))
+    return model, tower
+
+
+def _write_graphs(model: Any, frames: int, s_max: int, weights: Mapping[str, StoredTensor], folder: Path) -> None:
+    for name, graph in model_graphs(model, frames, s_max).items():
+        attach(graph, weights, "vision." if name == "vision" else "decoder.")
+        join_projections(graph)
+        onnx.save_model(graph, folder / f"{name}.onnx")
+
+
+def _part_of(
+    network: Network, checkpoint: Path, stored: Mapping[str, Header], weights: Mapping[str, StoredTensor], layers: int
+) -> Any:
+    """The torch network with the first layers of its decoder alone, from the weights as they were brought."""
+    model, _ = _blueprint(network, checkpoint, stored, layers)
+    state = {ours: torch.from_numpy(weights[ours].read()) for ours in model.state_dict()}
+    model.load_state_dict(state, assign=True)
+    return model.eval()
+
+
+def _hashes(files: Iterable[Path]) -> dict[str, Any]:
+    return {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in sorted(files)}
 
 
 def _prompt(checkpoint: Path, model_type: str, visual_tokens: int) -> dict[str, Any] | None:
@@ -127,38 +179,6 @@ def _prompt(checkpoint: Path, model_type: str, visual_tokens: int) -> dict[str, 
         return None
     prompt = PROMPTS[model_type](load_tokenizer(checkpoint), QUESTION, visual_tokens)
     return {"question": QUESTION, "head": len(prompt.head_ids), "tail": len(prompt.tail_ids), "rows": len(prompt)}
-
-
-def _weights(
-    checkpoint: Path, folder: Path, model: Any, names: Names, bring: Callable[[Path, Path], object]
-) -> dict[str, StoredTensor]:
-    """Our parameter names to tensors in safetensors files inside `folder`.
-
-    Safetensors are brought there as they are. What lies elsewhere (pickled files, a CLIP folder beside) is written to
-    one safetensors file in the checkpoint's own precision.
-    """
-    files = weight_files(checkpoint)
-    if all(file.suffix == ".safetensors" for file in files):
-        found = {}
-        for file in files:
-            for published, tensor in stored_tensors(file).items():
-                ours = names.ours(published)
-                if ours is not None:
-                    found[ours] = (tensor, file)
-        if set(model.state_dict()) <= set(found):
-            for file in files:
-                bring(file, folder / file.name)
-            copies = {file: stored_tensors(folder / file.name) for file in files}
-            return {ours: copies[file][tensor.name] for ours, (tensor, file) in found.items()}
-    from safetensors.torch import save_file
-
-    stored = next(iter(load_tensors(checkpoint).values()))[0].dtype
-    dtype = stored if stored in (torch.float16, torch.bfloat16) else torch.float32
-    state = {names.published(ours, []): value.to(dtype).contiguous() for ours, value in model.state_dict().items()}
-    file = folder / ("weights.safetensors" if (checkpoint / "model.safetensors").exists() else "model.safetensors")
-    save_file(state, file, {"format": "pt"})
-    tensors = stored_tensors(file)
-    return {ours: tensors[names.published(ours, [])] for ours in model.state_dict()}
 
 
 def _move(folder: Path, out: Path, checkpoint: Path, clip: ClipConfig) -> None:

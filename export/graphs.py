@@ -2,7 +2,8 @@
 
 torch.onnx.export sees the parameters as *inputs*, so no optimiser can fold, merge or rename them; afterwards each
 becomes an initializer that points by offset into a safetensors file, with a Cast where that stores less than float32.
-ONNX Runtime folds the casts and transposes once, when it loads the graph.
+ONNX Runtime folds the casts and transposes once, when it loads the graph. Networks are traced on fake tensors, which
+have a shape, a dtype and no memory: 7B takes no more than a toy.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import onnx
 import torch
 from onnx import TensorProto, helper
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from models.clip import ClipVision
 from models.errors import ModelError
 from models.llama import OPSET, LlamaDecoder, TreeDecoder
 from models.stored import StoredTensor
@@ -25,30 +28,22 @@ _ROWS = {0: torch.export.Dim.DYNAMIC}
 _DTYPES = {"F32": TensorProto.FLOAT, "F16": TensorProto.FLOAT16, "BF16": TensorProto.BFLOAT16}
 
 
-def vision_graph(vision: nn.Module, frames: int, image_size: int, fixed: bool = False) -> onnx.ModelProto:
-    """pixels [N, 3, S, S] to tokens [V, D]; N is any number, or `fixed` to `frames` (attention over time)."""
-    example = (torch.zeros(frames, 3, image_size, image_size),)
-    shapes: dict[int, Any] = {} if fixed else _ROWS
-    return _export(vision, example, (shapes,), ["pixels"], ["tokens"])
+def model_graphs(network: Any, frames: int, s_max: int) -> dict[str, onnx.ModelProto]:
+    """`vision`, `decoder` and `decoder_tree` of a network made on the meta device, which is of no other use after."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        network.to_empty(device="cpu")  # fake tensors, which are not
+        network.eval().requires_grad_(False)
+        return {
+            "vision": _vision(network, frames),
+            "decoder": _causal(network.decoder, s_max),
+            "decoder_tree": _tree(network.decoder, s_max),
+        }
 
 
-def decoder_graph(decoder: LlamaDecoder, s_max: int) -> onnx.ModelProto:
-    """The causal form: embeddings [T, D], positions [T], write [1], valid [1], rows [R] and caches to logits [R, V]."""
-    width, caches = decoder.config.hidden_size, decoder.empty_caches(s_max)
-    return _decoder(decoder, width, caches, "valid", torch.tensor([12]), {})
-
-
-def tree_graph(decoder: LlamaDecoder, s_max: int) -> onnx.ModelProto:
-    """The masked form: `mask` [T, S_max] (bool) in place of `valid`."""
-    width, caches = decoder.config.hidden_size, decoder.empty_caches(s_max)
-    mask = torch.ones(5, s_max, dtype=torch.bool)
-    graph = _decoder(TreeDecoder(decoder), width, caches, "mask", mask, _ROWS)
-    for value in list(graph.graph.input):  # the parameters' names, without the wrapper's
-        renamed = value.name.removeprefix("decoder.")
-        for node in graph.graph.node:
-            node.input[:] = [renamed if name == value.name else name for name in node.input]
-        value.name = renamed
-    return graph
+def tower_of(network: Any) -> ClipVision:
+    """The CLIP tower of either network."""
+    vision = network.vision
+    return cast(ClipVision, vision.visual_tower if hasattr(vision, "visual_tower") else vision.video_tower)
 
 
 def cache_names(layers: int) -> list[str]:
@@ -97,9 +92,35 @@ class _WithParameters(nn.Module):
         return torch.func.functional_call(self._held[0], parameters, inputs)
 
 
+def _vision(network: Any, frames: int) -> onnx.ModelProto:
+    """pixels [N, 3, S, S] to tokens [V, D]; N is any number, or `frames` alone for a tower that attends over time."""
+    tower = tower_of(network)
+    example = (torch.zeros(frames, 3, tower.config.image_size, tower.config.image_size),)
+    shapes: dict[int, Any] = _ROWS if tower.temporal_frames is None else {}
+    return _export(network.vision, example, (shapes,), ["pixels"], ["tokens"])
+
+
+def _causal(decoder: LlamaDecoder, s_max: int) -> onnx.ModelProto:
+    """Embeddings [T, D], positions [T], write [1], valid [1], rows [R] and caches to logits [R, V]."""
+    return _decoder(decoder, decoder, s_max, "valid", torch.tensor([12]), {})
+
+
+def _tree(decoder: LlamaDecoder, s_max: int) -> onnx.ModelProto:
+    """The same with a `mask` [T, S_max] (bool) in place of `valid`."""
+    mask = torch.ones(5, s_max, dtype=torch.bool)
+    graph = _decoder(decoder, TreeDecoder(decoder), s_max, "mask", mask, _ROWS)
+    for value in list(graph.graph.input):  # the parameters' names, without the wrapper's
+        renamed = value.name.removeprefix("decoder.")
+        for node in graph.graph.node:
+            node.input[:] = [renamed if name == value.name else name for name in node.input]
+        value.name = renamed
+    return graph
+
+
 def _decoder(
-    module: nn.Module, width: int, caches: tuple[Tensor, ...], name: str, value: Tensor, shape: dict[int, Any]
+    decoder: LlamaDecoder, module: nn.Module, s_max: int, name: str, value: Tensor, shape: dict[int, Any]
 ) -> onnx.ModelProto:
+    caches, width = decoder.empty_caches(s_max), decoder.config.hidden_size
     example = (torch.zeros(5, width), torch.arange(5) + 7, torch.tensor([7]), value, torch.tensor([3, 4]), caches)
     shapes: tuple[Any, ...] = (_ROWS, _ROWS, {}, shape, _ROWS, tuple({} for _ in caches))
     names = cache_names(len(caches) // 2)

@@ -131,32 +131,32 @@ class Names:
 
 def load_tensors(folder: Path) -> dict[str, tuple[Tensor, Path]]:
     """Every tensor of a checkpoint by its published name, with the file it lies in; memory-mapped."""
+    return {name: (tensor, file) for file in weight_files(folder) for name, tensor in open_tensors(file).items()}
+
+
+def open_tensors(file: Path) -> dict[str, Tensor]:
+    """Every tensor of a safetensors or .bin file by its published name, memory-mapped."""
     import torch
     from safetensors import SafetensorError, safe_open
 
-    tensors: dict[str, tuple[Tensor, Path]] = {}
-    for file in weight_files(folder):
-        try:
-            if file.suffix == ".safetensors":
-                with safe_open(file, framework="pt") as reader:
-                    content = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118, not a mapping
-            else:
-                mapped = _is_zip(file)  # torch's form before 1.6 cannot be mapped
-                content = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
-        except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise CheckpointError(f"{place(file)}: damaged ({reason[:120]}); download it again") from None
-        except Exception as error:  # weights_only refuses with pickle's own error, malformed files with any other
-            raise CheckpointError(
-                f"{place(file)}: refused, it holds more than tensors ({type(error).__name__})"
-            ) from None
-        if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-            raise CheckpointError(f"{place(file)}: refused, it holds more than named tensors")
-        tensors.update({name: (tensor, file) for name, tensor in content.items()})
-    return tensors
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt") as reader:
+                content = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118, not a mapping
+        else:
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip(file))
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{place(file)}: damaged ({reason[:120]}); download it again") from None
+    except Exception as error:  # weights_only refuses with pickle's own error, malformed files with any other
+        raise CheckpointError(f"{place(file)}: refused, it holds more than tensors ({type(error).__name__})") from None
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise CheckpointError(f"{place(file)}: refused, it holds more than named tensors")
+    return content
 
 
-def _is_zip(file: Path) -> bool:
+def is_zip(file: Path) -> bool:
+    """Whether a .bin is in torch's form since 1.6; the one before it cannot be mapped."""
     with file.open("rb") as stream:
         return stream.read(2) == b"PK"
 
@@ -199,27 +199,24 @@ def compare(expected: Mapping[str, Sequence[int]], stored: Mapping[str, Sequence
     return result
 
 
-def fill(module: nn.Module, tensors: Mapping[str, tuple[Tensor, Path]], names: Names, folder: Path) -> None:
-    """Give every parameter of a module (made on the meta device) its tensor, converted to the parameter's dtype.
+def match(
+    expected: Mapping[str, Sequence[int]], stored: Mapping[str, tuple[Sequence[int], Path]], names: Names, folder: Path
+) -> dict[str, str]:
+    """Our name of each expected tensor to its published one; `stored` holds shapes and files by published name.
 
-    Raises CheckpointError for missing and unexpected tensors, for a wrong shape and for values that are not finite.
+    Raises CheckpointError for missing and unexpected tensors and for a wrong shape.
     """
-    expected = module.state_dict()
-    result = compare(
-        {name: value.shape for name, value in expected.items()},
-        {name: tensor.shape for name, (tensor, _) in tensors.items()},
-        names,
-    )
+    result = compare(expected, {name: shape for name, (shape, _) in stored.items()}, names)
     if result.unexpected:
-        file = tensors[result.unexpected[0]][1]
+        file = stored[result.unexpected[0]][1]
         listed = _listed("unexpected tensor", result.unexpected)
         raise CheckpointError(f"{place(file)}: {listed}; config.json does not describe this checkpoint")
     if result.wrong_shape:
         published = result.wrong_shape[0]
-        tensor, file = tensors[published]
-        asked = list(expected[names.ours(published) or ""].shape)
+        shape, file = stored[published]
+        asked = list(expected[names.ours(published) or ""])
         raise CheckpointError(
-            f"{place(file)}: tensor {published} has shape {list(tensor.shape)}, config.json asks for {asked}; "
+            f"{place(file)}: tensor {published} has shape {list(shape)}, config.json asks for {asked}; "
             "download the checkpoint again"
         )
     if result.missing:
@@ -228,18 +225,38 @@ def fill(module: nn.Module, tensors: Mapping[str, tuple[Tensor, Path]], names: N
         raise CheckpointError(
             f"{place(file)}: {_listed('missing tensor', result.missing)}; download the checkpoint again"
         )
+    return result.found
+
+
+def not_finite(file: Path, published: str) -> CheckpointError:
+    """What to raise for a tensor with NaN or infinite values."""
+    return CheckpointError(
+        f"{place(file)}: tensor {published} holds NaN or infinite values; download the checkpoint again"
+    )
+
+
+def fill(module: nn.Module, tensors: Mapping[str, tuple[Tensor, Path]], names: Names, folder: Path) -> None:
+    """Give every parameter of a module (made on the meta device) its tensor, converted to the parameter's dtype.
+
+    Raises CheckpointError for missing and unexpected tensors, for a wrong shape and for values that are not finite.
+    """
+    expected = module.state_dict()
+    found = match(
+        {name: value.shape for name, value in expected.items()},
+        {name: (tensor.shape, file) for name, (tensor, file) in tensors.items()},
+        names,
+        folder,
+    )
     state: dict[str, Tensor] = {}
-    for ours, published in result.found.items():
+    for ours, published in found.items():
         tensor, file = tensors[published]
-        if not _finite(tensor):
-            raise CheckpointError(
-                f"{place(file)}: tensor {published} holds NaN or infinite values; download the checkpoint again"
-            )
+        if not finite(tensor):
+            raise not_finite(file, published)
         state[ours] = tensor.to(expected[ours].dtype)
     module.load_state_dict(state, assign=True)
 
 
-def _finite(tensor: Tensor) -> bool:
+def finite(tensor: Tensor) -> bool:
     """One pass without a temporary: the extremes of a tensor with NaN are NaN."""
     return tensor.numel() == 0 or all(bool(edge.isfinite()) for edge in tensor.aminmax())
 

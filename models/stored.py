@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ from models.checkpoint import place
 from models.errors import ModelError
 
 _NUMPY = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+_EXPONENT = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}  # all ones there: infinite, or not a number
+DTYPE_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8}
+_PART_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,23 @@ class StoredTensor:
                 f"{place(self.file)}: tensor {self.name} is {self.dtype}; float16, bfloat16 or float32 expected"
             )
         return np.memmap(self.file, _NUMPY[self.dtype], "r", self.offset, self.shape)
+
+    def read(self) -> NDArray[np.float32]:
+        """The values as float32, in memory of their own. (Mapped pages would count as the process's memory.)"""
+        values = np.fromfile(self.file, _NUMPY[self.dtype], prod(self.shape), offset=self.offset)
+        return self.widen(values).reshape(self.shape)
+
+    def finite(self) -> bool:
+        """Whether no value is NaN or infinite; read in parts, whatever the tensor's size."""
+        mask = _EXPONENT[self.dtype]
+        with self.file.open("rb") as stream:
+            stream.seek(self.offset)
+            for begin in range(0, self.length, _PART_BYTES):
+                part = stream.read(min(_PART_BYTES, self.length - begin))
+                bits: NDArray[Any] = np.frombuffer(part, np.uint32 if self.dtype == "F32" else np.uint16)
+                if bool((np.bitwise_and(bits, mask) == mask).any()):
+                    return False
+        return True
 
     def widen(self, values: NDArray[Any]) -> NDArray[np.float32]:
         """Values of `map` (any part of them) as float32."""
@@ -67,6 +89,28 @@ def stored_tensors(file: Path) -> dict[str, StoredTensor]:
     except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{place(file)}: damaged safetensors file ({error}); copy the checkpoint again") from None
     return tensors
+
+
+def write_tensors(
+    file: Path, tensors: Mapping[str, tuple[str, tuple[int, ...]]], values: Iterable[NDArray[Any]]
+) -> None:
+    """A safetensors file from names with dtype (safetensors' name) and shape, and their values in the same order.
+
+    One tensor is in memory at a time when `values` makes them as they are asked for.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, (dtype, shape) in tensors.items():
+        begin, end = end, end + prod(shape) * DTYPE_BYTES[dtype]
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # as the format asks: the values begin at a multiple of 8
+    with file.open("wb") as stream:
+        stream.write(struct.pack("<Q", len(text)) + text)
+        for (name, (dtype, shape)), value in zip(tensors.items(), values, strict=True):
+            if value.nbytes != prod(shape) * DTYPE_BYTES[dtype]:
+                raise ValueError(f"tensor {name}: {value.nbytes} bytes for {dtype} {list(shape)}")
+            stream.write(np.ascontiguousarray(value).data)
 
 
 def sha256(file: Path) -> str:
