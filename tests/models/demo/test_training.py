@@ -84,7 +84,7 @@ def test_both_sides_show_the_same_windows_and_a_seed_is_rendered_once(rendered, 
 def test_what_is_seen_is_where_the_picture_changes(frames):
     """An object's box, drawn from the same truth that supervises positions, covers pixels of the object's colour."""
     window = int(np.flatnonzero(frames.seen[:, 0, 0, 0] >= 0)[0])
-    kind, colour, _, x, y, width, height, _ = frames.seen[window, 0, 0]
+    colour, _, x, y, width, height, _ = frames.seen[window, 0, 0, 1:]
     left, right = (np.clip([x - width / 2, x + width / 2], 0, 1) * IMAGE).astype(int)
     top, bottom = (np.clip([y - height / 2, y + height / 2], 0, 1) * IMAGE).astype(int)
     inside = frames.images[window, 0, top:bottom, left:right].reshape(-1, 3) / 255
