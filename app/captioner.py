@@ -12,6 +12,7 @@ from platformdirs import user_cache_path
 
 from app.decoding.calibration import available_cores, calibrate, median_ms
 from app.decoding.costs import Costs
+from app.decoding.drafting import Drafter
 from app.decoding.engine import Engine, Job, Settings, Strategy
 from app.decoding.guard import Acceptance, Guard
 from app.decoding.plan_cache import cache_key, cached, installed, processor
@@ -100,6 +101,19 @@ class Captioner:
         self._strategy.abandon()
         self.engine.settings.placement = placement
         self._strategy = make_strategy(strategy, self.engine)
+
+    def set_question(self, question: str) -> None:
+        """Put another question to both models from the next caption on.
+
+        Raises ModelError when it does not fit their caches; then nothing has changed.
+        """
+        tokens = self.settings.max_new_tokens
+        prompts = self.drafter.prompt(question, tokens), self.target.prompt(question, tokens)
+        self._strategy.abandon()
+        self._ahead = None
+        self.prompts, self.settings = prompts, replace(self.settings, question=question)
+        self.engine.target_prompt = prompts[1]
+        self.engine.drafter = Drafter(self.drafter, prompts[0], self.engine.drafter_threads)
 
     @property
     def lead_ms(self) -> float:

@@ -2,44 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from app.publishing.broker import parse_url
+from app.config_section import Section, TopicLevel
+from app.publishing.broker import CREDENTIAL, parse_url
 from app.publishing.errors import PublishError
+from app.service_config import CameraConfig, CommandsConfig, RecordingConfig, ServiceConfig
 from app.yaml_source import ConfigError, YamlSource, explain
 
 BUNDLED_PAIR = Path(__file__).parents[1] / "models" / "demo" / "pair"
 
 Role = Literal["drafter", "target"]
-
-
-def _topic_level(name: str) -> str:
-    if not re.fullmatch(TOPIC_LEVEL, name):
-        raise ValueError(f"{name!r} cannot be a level of an MQTT topic: no /, +, # or spaces, at least one character")
-    return name
-
-
-TOPIC_LEVEL = r"^[^/+#\s]+$"
-TopicLevel = Annotated[
-    str, Field(max_length=64, json_schema_extra={"pattern": TOPIC_LEVEL}), AfterValidator(_topic_level)
-]
-
-
-class Section(BaseModel):
-    """Strict: "5" is not 5, and a key nobody knows is a mistake, not a wish."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_section(cls, data: Any) -> Any:
-        """A section whose keys are all commented out is an empty one."""
-        return {} if data is None else data
-
 
 Threads = Literal["auto"] | Annotated[int, Field(ge=1, le=256)]
 
@@ -170,8 +146,16 @@ class MqttConfig(Section):
         title="Broker",
         description="mqtt://[user@]host[:port], or mqtts:// for TLS. Passwords: see password_file and password_env.",
     )
+    username_file: str | None = Field(
+        default=None,
+        title="User file",
+        description="File whose first line is the user, or credential:NAME; instead of a user in the url.",
+    )
     password_file: str | None = Field(
-        default=None, title="Password file", description="File whose first line is the password, relative to this file."
+        default=None,
+        title="Password file",
+        description="File whose first line is the password, relative to this file; or credential:NAME, a credential "
+        "that systemd hands over.",
     )
     password_env: str | None = Field(
         default=None, title="Password variable", description="Environment variable that holds the password."
@@ -180,6 +164,17 @@ class MqttConfig(Section):
         default=None,
         title="Certificate authority",
         description="With mqtts: PEM file of the authority to trust, relative to this file. Left out: the system's.",
+    )
+    plain_password: bool = Field(
+        default=False,
+        title="Password without TLS",
+        description="Send the password over mqtt:// too, where whoever listens can read it.",
+    )
+    outbox_file: str | None = Field(
+        default=None,
+        title="Outbox file",
+        description="Where `run` keeps captions that no broker has acknowledged, relative to this file. Left out: "
+        "`outbox.db` in the state directory.",
     )
     retain_in_replay: bool = Field(
         default=False,
@@ -251,6 +246,22 @@ class Config(Section):
     windows: WindowsConfig = Field(
         default_factory=WindowsConfig, title="Windows", description="How the stream is cut into windows."
     )
+    cameras: dict[TopicLevel, CameraConfig] = Field(
+        default_factory=lambda: {"front": CameraConfig()},
+        min_length=1,
+        max_length=16,
+        title="Cameras",
+        description="What `run` captions: a name in the topics, and its source.",
+    )
+    service: ServiceConfig = Field(
+        default_factory=ServiceConfig, title="Service", description="How `run` stays up, and where it tells how it is."
+    )
+    commands: CommandsConfig = Field(
+        default_factory=CommandsConfig, title="Commands", description="What `run` takes orders for, over MQTT."
+    )
+    recording: RecordingConfig = Field(
+        default_factory=RecordingConfig, title="Recording", description="What `record` writes, and how much of it."
+    )
     replay: ReplayConfig = Field(default_factory=ReplayConfig, title="Replay", description="How recordings are played.")
     mqtt: MqttConfig = Field(default_factory=MqttConfig, title="MQTT", description="Where captions are published.")
     telemetry: TelemetryConfig = Field(
@@ -299,14 +310,19 @@ def json_schema() -> dict[str, Any]:
 
 def _resolve_paths(data: dict[str, Any], base: Path) -> None:
     """Make file names in the file relative to where the file is; what is not text is left for validation to refuse."""
+    cameras = data.get("cameras")
     for *sections, key in (
         ("models", "drafter", "path"),
         ("models", "target", "path"),
+        *(("cameras", name, "path") for name in (cameras if isinstance(cameras, dict) else ())),
+        ("mqtt", "username_file"),
         ("mqtt", "password_file"),
         ("mqtt", "ca_file"),
+        ("mqtt", "outbox_file"),
+        ("recording", "folder"),
     ):
         inner: Any = data
         for section in sections:
             inner = inner.get(section) if isinstance(inner, dict) else None
-        if isinstance(inner, dict) and isinstance(inner.get(key), str):
+        if isinstance(inner, dict) and isinstance(inner.get(key), str) and not inner[key].startswith(CREDENTIAL):
             inner[key] = str(base / inner[key])

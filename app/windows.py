@@ -48,7 +48,8 @@ class Windower:
     At the end of a recording, a remainder shorter than half a window is dropped (and counted) unless it is the only
     window there would be; a longer one ends where its data end.
 
-    Memory: the items of the open windows, at most `max_events` events; events over that are dropped and counted.
+    Indices count from `first_index`. Memory: the items of the open windows, at most `max_events` events; events over
+    that are dropped and counted.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Windower:
         max_events: int = 20_000_000,
         *,
         resolution: tuple[int, int],
+        first_index: int = 0,
     ) -> None:
         if not 0 < hop_us <= length_us:
             raise ValueError(f"window hop {hop_us} µs: must be above 0 and at most the length, {length_us} µs")
@@ -69,11 +71,12 @@ class Windower:
             raise ValueError("a window needs at least one frame and one event")
         self._length_us, self._hop_us, self._lead_us = length_us, hop_us, lead_us
         self._num_frames, self._max_events, self._resolution = num_frames, max_events, resolution
+        self._first_index = first_index
         self._first_us: int | None = None
         self._now_us = 0  # the latest sensor time heard of, from an item or the clock
         self._next = 0  # grid position of the next window to close
         self._next_partial = 0
-        self._given = 0  # windows closed so far: the index of the next one
+        self._given = first_index  # the index of the next window to close
         self._runs: deque[Events] = deque()
         self._buffered = 0  # events in _runs
         self._last_event_us = 0
@@ -85,6 +88,11 @@ class Windower:
         self.excess_events = 0  # dropped: over max_events
         self.empty_windows = 0  # skipped: nothing in them
         self.dropped_remainders = 0
+
+    @property
+    def next_index(self) -> int:
+        """The index of the next window to close."""
+        return self._given
 
     def push(self, item: Item) -> list[Window]:
         """Take one run of events or one frame; the windows it closes, oldest first."""
@@ -114,7 +122,7 @@ class Windower:
             start_us = self._start(self._next)
             have_us = end_us - start_us
             self._next += 1
-            if 2 * have_us < self._length_us and self._given:
+            if 2 * have_us < self._length_us and self._given > self._first_index:
                 self.dropped_remainders += 1
             elif have_us >= 0.95 * self._length_us:  # the last item of a full window rarely is at its very end
                 windows += self._close(start_us, start_us + self._length_us)

@@ -99,10 +99,10 @@ def _field(location: Key, schema: dict[str, Any]) -> tuple[Key, dict[str, Any]]:
     key: Key = ()
     field = schema
     for part in location:
-        properties = field.get("properties", {})
-        if part not in properties:
+        inner = field.get("properties", {}).get(part, field.get("additionalProperties"))
+        if not isinstance(inner, dict):  # a section of names of one's own describes them all at once
             break
-        key, field = (*key, part), _resolve(properties[part], schema)
+        key, field = (*key, part), _resolve(inner, schema)
     return key, field
 
 

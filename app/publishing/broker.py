@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from app.publishing.errors import PublishError
 
+CREDENTIAL = "credential:"  # instead of a file name: a credential that systemd hands over
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
 
 
@@ -63,14 +64,27 @@ def read_password(variable: str | None = None, file: str | Path | None = None) -
         if not (password := os.environ.get(variable)):
             raise PublishError(f"broker password: environment variable {variable} is not set")
         return password
-    if file:
-        try:
-            lines = Path(file).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+    return read_secret("password", file) if file else None
+
+
+def read_secret(what: str, file: str | Path) -> str:
+    """The first line of a file, or of the systemd credential that `credential:NAME` names.
+
+    Raises PublishError when there is none; the text names the file, never what it holds.
+    """
+    path = Path(file)
+    if str(file).startswith(CREDENTIAL):
+        folder, name = os.environ.get("CREDENTIALS_DIRECTORY"), str(file).removeprefix(CREDENTIAL)
+        if folder is None or "/" in name or not name:
             raise PublishError(
-                f"broker password: cannot read {file}: {getattr(error, 'strerror', None) or error}"
-            ) from None
-        if not lines or not lines[0]:
-            raise PublishError(f"broker password: {file} is empty; write the password on its first line")
-        return lines[0]
-    return None
+                f"broker {what}: no credential {name!r}: add LoadCredential={name or 'NAME'}:/path to the systemd unit"
+            )
+        path = Path(folder) / name
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise PublishError(f"broker {what}: cannot read {path}: {reason}") from None
+    if not lines or not lines[0]:
+        raise PublishError(f"broker {what}: {path} is empty; write the {what} on its first line")
+    return lines[0]
