@@ -16,6 +16,7 @@ from app.decoding.drafting import Drafter
 from app.decoding.engine import Engine, Job, Settings, Strategy
 from app.decoding.guard import Acceptance, Guard
 from app.decoding.plan_cache import cache_key, cached, installed, processor
+from app.decoding.sampling import GREEDY_SAMPLING, Sampling
 from app.decoding.strategies import make_strategy
 from app.decoding.transcript import Transcript
 from app.records import Caption, Token
@@ -42,6 +43,7 @@ class CaptionerSettings:
     frames: int = 8
     drafter_span_us: int = 50_000
     threads: tuple[tuple[str, int], ...] = ()  # (phase of Costs, threads) where it is not to be measured
+    sampling: Sampling = GREEDY_SAMPLING
     prior_alpha: float = 0.8  # acceptance before anything was measured
 
 
@@ -89,6 +91,7 @@ class Captioner:
                 lambda token: token < len(content) and bool(content[token]),
                 settings.placement,
                 settings.draft_tokens,
+                settings.sampling,
             ),
         )
         self._strategy: Strategy = make_strategy(settings.strategy, self.engine)
@@ -181,7 +184,7 @@ class Captioner:
             if tell:
                 tell(window, self.target.tokenizer.decode(tokens).strip())
 
-        return Job(target_pixels, drafter_pixels, recorder, show_draft)
+        return Job(target_pixels, drafter_pixels, recorder, show_draft, caption=window.start_us)
 
     def _caption(
         self,
@@ -194,7 +197,7 @@ class Captioner:
     ) -> Caption:
         tokenizer = self.target.tokenizer
         draft = transcript.first_draft
-        logprobs, gaps = transcript.certainty()
+        logprobs, gaps = transcript.certainty(self.engine.sampler)
         return Caption(
             window=window,
             text=tokenizer.decode(transcript.tokens).strip(),

@@ -75,6 +75,27 @@ class DecodingConfig(Section):
     draft_tokens: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = Field(
         default="auto", title="Draft length", description="Tokens of a draft; auto: follows the measured acceptance."
     )
+    temperature: float = Field(
+        default=0.0,
+        ge=0,
+        le=10,
+        title="Temperature",
+        description="0: always the likeliest token. Above: sampled, the flatter the higher.",
+    )
+    top_p: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        title="Nucleus",
+        description="Sample among the fewest likeliest tokens that together have this probability; 1: among all.",
+    )
+    seed: int = Field(
+        default=0,
+        ge=0,
+        lt=2**63,
+        title="Seed",
+        description="Of the sampling: with the same seed a window has the same caption, whatever the strategy.",
+    )
     guard: bool = Field(
         default=True,
         title="Guard",

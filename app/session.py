@@ -14,6 +14,7 @@ import structlog
 
 from app.captioner import Captioner, CaptionerSettings
 from app.config import Config
+from app.decoding.sampling import Sampling
 from app.pipeline import Sink, run_pipeline
 from app.publishing.broker import read_password
 from app.publishing.files import CaptionFile
@@ -66,6 +67,7 @@ def captioner_settings(config: Config, demo: bool) -> CaptionerSettings:
         frames=config.windows.frames,
         drafter_span_us=_drafter_span_ms(config, demo) * 1000,
         threads=_fixed_threads(config),
+        sampling=Sampling(decoding.temperature, decoding.top_p, decoding.seed),
     )
 
 

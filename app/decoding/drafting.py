@@ -13,6 +13,7 @@ import numpy as np
 import structlog
 
 from app.decoding.model import CachedSequence, LanguageModel
+from app.decoding.sampling import GREEDY, Sampler
 from app.telemetry.spans import SpanRecorder
 from models.prompts import Prompt
 from models.runtimes.contract import Floats
@@ -31,7 +32,7 @@ class PhaseThreads(NamedTuple):
 
 
 class Drafter:
-    """Greedy drafting by one model, used by one thread at a time."""
+    """Drafting by one model, greedy or with the target's own noise; used by one thread at a time."""
 
     def __init__(self, model: LanguageModel, prompt: Prompt, threads: PhaseThreads) -> None:
         self.model = model
@@ -42,10 +43,15 @@ class Drafter:
         self._fed: list[int] = []  # tokens behind the prompt whose rows are in the cache
         self._next: list[int] = []  # tokens behind those, still pending
         self._prompt_pending: Floats | None = None  # the prompt's embeddings until they are prefilled
+        self._sampler = GREEDY
         self._lost = False  # the target said an id that has no embedding here: no more drafts for this caption
 
-    def begin(self, pixels: Floats, recorder: SpanRecorder) -> None:
-        """Encode pixels [N, 3, H, W] and make the prompt pending; it is prefilled by the first draft step."""
+    def begin(self, pixels: Floats, recorder: SpanRecorder, sampler: Sampler = GREEDY) -> None:
+        """Encode pixels [N, 3, H, W] and make the prompt pending; it is prefilled by the first draft step.
+
+        sampler: that of the caption, so that drafter and target choose with the same noise; not shared with a thread.
+        """
+        self._sampler = sampler
         with recorder.span("encode", "drafter"):
             visual = self.model.vision.encode(pixels, self.threads.encode)
         self.sequence.begin(self.prompt, visual)
@@ -105,9 +111,13 @@ class Drafter:
             self._next = [token]
 
     def pick(self, row: Floats, place: int) -> tuple[int, float]:
-        """The token for position `place` of the caption, from logits [vocabulary], and its probability."""
-        token = int(row.argmax())
-        return token, float(1.0 / np.exp(row - row[token]).sum())
+        """The token for position `place` of the caption, from logits [vocabulary], and how sure it is.
+
+        Greedy: its probability. With noise: that of the same choice between the perturbed logits.
+        """
+        scores = self._sampler.scores(row, place)
+        token = int(scores.argmax())
+        return token, float(1.0 / np.exp(scores - scores[token]).sum())
 
     def _step(self, recorder: SpanRecorder) -> Floats | None:
         """Feed what is pending; the logits [vocabulary] after it, or None when the cache is full."""
@@ -134,20 +144,21 @@ class FreeRun:
         limit: int,
         worth: Worth,
         recorder: SpanRecorder,
+        sampler: Sampler = GREEDY,
     ) -> None:
         self.drafter = drafter
         self._tokens: list[int] = []
         self._stop = threading.Event()
         self._started_ns = time.monotonic_ns()
         self.recorder = recorder
-        self._job: Future[None] = worker.submit(self._run, pixels, limit, worth)
+        self._job: Future[None] = worker.submit(self._run, pixels, limit, worth, sampler)
 
-    def _run(self, pixels: Callable[[], Floats], limit: int, worth: Worth) -> None:
+    def _run(self, pixels: Callable[[], Floats], limit: int, worth: Worth, sampler: Sampler) -> None:
         if self._stop.is_set():
             self.drafter.sit_out()
             return
         with self.drafter.failing_softly():
-            self.drafter.begin(pixels(), self.recorder)
+            self.drafter.begin(pixels(), self.recorder, sampler)
             self.drafter.draft(self._tokens, limit, worth, self.recorder, self._stop)
 
     @property

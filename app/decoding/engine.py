@@ -7,11 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
-from app.decoding.acceptance import Verdict, verify_greedy
-from app.decoding.drafting import Drafter, PhaseThreads
+from app.decoding.acceptance import Verdict, verify_chain, verify_tree
+from app.decoding.drafting import Drafter, FreeRun, PhaseThreads, Worth
 from app.decoding.guard import Guard
 from app.decoding.model import CachedSequence, LanguageModel
+from app.decoding.sampling import GREEDY_SAMPLING, Sampler, Sampling
 from app.decoding.transcript import Transcript
+from app.decoding.tree import TokenTree
 from app.telemetry.spans import SpanRecorder
 from models.prompts import Prompt
 from models.runtimes.contract import Floats
@@ -25,6 +27,7 @@ class Job:
     drafter_pixels: Callable[[], Floats]  # [slices, 3, H, W]
     recorder: SpanRecorder
     show_draft: Callable[[Sequence[int]], None] = lambda tokens: None  # the draft, before it is verified
+    caption: int = 0  # names the caption, and with the seed keys the noise of its sampling
 
 
 @dataclass(slots=True)
@@ -35,6 +38,7 @@ class Settings:
     is_content: Callable[[int], bool]
     placement: str | None = None
     draft_tokens: int | None = None
+    sampling: Sampling = GREEDY_SAMPLING
 
 
 class Engine:
@@ -47,26 +51,47 @@ class Engine:
         prompts: tuple[Prompt, Prompt],
         guard: Guard,
         settings: Settings,
+        more_targets: Sequence[LanguageModel] = (),
     ) -> None:
+        """`more_targets`: further sessions of the target, each with a cache of its own, for strategies that use them."""
         self.guard = guard
         self.settings = settings
         self.model = target
         self.target_prompt = prompts[1]
         self.target = CachedSequence(target)
+        self.targets = (self.target, *map(CachedSequence, more_targets))
+        self.sharing = False  # both models run at once, each on its share of the cores
+        self.sampler = Sampler(settings.sampling)  # of the caption that the target is at
         self.drafter = Drafter(drafter, prompts[0], self.drafter_threads)
         self.worker = ThreadPoolExecutor(1, thread_name_prefix="drafter")
 
     @property
     def drafter_threads(self) -> PhaseThreads:
-        """The drafter's threads while the target is still."""
+        """The drafter's threads: all that help it while the target is still, or its share."""
         costs = self.guard.costs
+        if self.sharing:
+            return PhaseThreads(*[costs.overlap_threads[1]] * 3)
         return PhaseThreads(costs.drafter_encode.threads, costs.drafter_prefill.threads, costs.drafter_step.threads)
 
     def transcript(self) -> Transcript:
         return Transcript(self.model.eos_id, self.settings.max_new_tokens, self.settings.is_content)
 
+    def begin_drafter(self, job: Job) -> None:
+        """Encode the events and make the drafter's prompt pending."""
+        self.drafter.begin(job.drafter_pixels(), job.recorder, self._sampler(job))
+
+    def free_run(self, job: Job, limit: int, worth: Worth, recorder: SpanRecorder | None = None) -> FreeRun:
+        """Start the drafter on its worker: events, prompt, then up to `limit` tokens."""
+        pixels, recorder = job.drafter_pixels, recorder or job.recorder
+        return FreeRun(self.worker, self.drafter, pixels, limit, worth, recorder, self._sampler(job))
+
+    def _sampler(self, job: Job) -> Sampler:
+        """The caption's noise, for one of the two models: they may run at once."""
+        return Sampler(self.settings.sampling, job.caption)
+
     def begin_target(self, job: Job, threads: int | None = None) -> None:
         """Encode the frames and make the target's prompt pending."""
+        self.sampler = self._sampler(job)
         pixels = job.target_pixels()
         with job.recorder.span("encode", "target", frames=len(pixels)):
             visual = self.model.vision.encode(pixels, threads or self.guard.costs.target_encode.threads)
@@ -86,18 +111,33 @@ class Engine:
         stage: `prefill` (the last chunk, perhaps with drafts), `verify` or `decode`. `hidden` leading drafts cost the
         caption no time.
         """
-        costs = self.guard.costs
-        threads = costs.target_prefill.threads if stage == "prefill" else costs.target_step.threads
         rows = len(self.target.pending) + len(drafts)
         with job.recorder.span(stage, "target", tokens=rows, drafts=len(drafts)):
-            logits = self.target.forward(drafts, threads)
+            logits = self.target.forward(drafts, self.target_threads(stage))
         verdict = self.verify(drafts, logits, len(transcript.tokens))
         self.target.advance(verdict.accepted, (verdict.bonus,))
         transcript.add(drafts, verdict, hidden=hidden)
 
     def verify(self, drafts: Sequence[int], logits: Floats, place: int) -> Verdict:
         """The target's verdict on a chain of drafts from position `place` of the caption on; logits [1 + drafts, V]."""
-        return verify_greedy(drafts, logits)
+        return verify_chain(drafts, logits, self.sampler, place)
+
+    def tree_pass(self, stage: str, tree: TokenTree, transcript: Transcript, job: Job) -> list[int]:
+        """As `target_pass` with a tree of drafts; the accepted path. The tree's nodes say which were hidden."""
+        rows = len(self.target.pending) + len(tree)
+        with job.recorder.span(stage, "target", tokens=rows, drafts=len(tree)):
+            logits = self.target.forward_tree(tree, self.target_threads(stage))
+        path, verdict = verify_tree(tree, logits, self.sampler, len(transcript.tokens))
+        self.target.advance_path(path, (verdict.bonus,))
+        transcript.add_tree(tree, path, verdict)
+        return path
+
+    def target_threads(self, stage: str) -> int:
+        """The same for the target."""
+        costs = self.guard.costs
+        if self.sharing:
+            return costs.overlap_threads[0]
+        return costs.target_prefill.threads if stage == "prefill" else costs.target_step.threads
 
     def draft_limit(self, wanted: int, transcript: Transcript) -> int:
         """`wanted` drafts, less what neither the caption nor the target's cache has room for."""

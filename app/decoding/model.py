@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from app.decoding.tree import TokenTree
 from models.prompts import Prompt
 from models.runtimes.contract import DecoderRuntime, Floats, Ints, VisionRuntime
 
@@ -81,6 +82,22 @@ class CachedSequence:
         self.pending = self.pending[:0]
         return logits
 
+    def forward_tree(self, tree: TokenTree, threads: int) -> Floats:
+        """As `forward` with a tree of drafts; logits [1 + len(tree), V] after the last pending row and each node.
+
+        A tree without branches takes the causal form, which is cheaper.
+        """
+        if tree.is_chain:
+            return self.forward(tree.tokens, threads)
+        decoder, count = self.model.decoder, len(self.pending)
+        rows = np.concatenate([self.pending, decoder.embed(np.asarray(tree.tokens, np.int64))])
+        positions = np.concatenate([np.arange(count), count + tree.positions()]) + self.length
+        wanted: Ints = np.arange(count - 1, count + len(tree), dtype=np.int64)
+        logits = decoder.forward_tree(rows, positions, tree.mask(count), self.length, wanted, threads)
+        self._grow(count)
+        self.pending = self.pending[:0]
+        return logits
+
     def _grow(self, count: int) -> None:
         self.length += count
         if self.length >= len(self._head):
@@ -90,6 +107,12 @@ class CachedSequence:
         """Keep the first `accepted` drafts of the last forward pass and put `following` ids behind them as pending."""
         self.length += accepted
         self.pending = self.model.decoder.embed(np.asarray(following, np.int64))
+
+    def advance_path(self, path: Sequence[int], following: Sequence[int]) -> None:
+        """`advance` after `forward_tree`: keep the rows of the accepted nodes, which move together."""
+        if list(path) != list(range(len(path))):
+            self.model.decoder.compact(self.length, np.asarray(path, np.int64))
+        self.advance(len(path), following)
 
     def truncate(self, length: int) -> None:
         """Forget every cache row from `length` on (rollback); costs nothing."""

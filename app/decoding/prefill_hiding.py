@@ -92,15 +92,14 @@ class PrefillHiding:
     def _free_run(self, job: Job, threads: PhaseThreads) -> FreeRun:
         engine = self.engine
         engine.drafter.threads = threads
-        limit = self._limit(engine.transcript())
-        return FreeRun(engine.worker, engine.drafter, job.drafter_pixels, limit, engine.guard.worth_fused, job.recorder)
+        return engine.free_run(job, self._limit(engine.transcript()), engine.guard.worth_fused)
 
     def _draft_first(self, transcript: Transcript, job: Job) -> list[int]:
         """`serial`: the whole draft on all cores, before the target starts."""
         drafter, drafts = self.engine.drafter, list[int]()
         drafter.threads = self.engine.drafter_threads
         with drafter.failing_softly():
-            drafter.begin(job.drafter_pixels(), job.recorder)
+            self.engine.begin_drafter(job)
             drafter.draft(drafts, self._limit(transcript), self.engine.guard.worth_paid, job.recorder)
         return drafts
 

@@ -29,7 +29,7 @@ class Speculative:
         drafted = engine.guard.use_speculation()
         if drafted:
             with engine.drafter.failing_softly():
-                engine.drafter.begin(job.drafter_pixels(), job.recorder)
+                engine.begin_drafter(job)
             decode_speculatively(engine, transcript, job)
         else:
             decode_alone(engine, transcript, job)

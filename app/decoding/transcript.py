@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from app.decoding.acceptance import Verdict, top_gaps, top_logprobs
+from app.decoding.acceptance import Verdict, logprobs, top_gaps
+from app.decoding.sampling import GREEDY, Sampler
+from app.decoding.tree import ROOT, TokenTree
 from app.records import DecodingStats
 from models.runtimes.contract import Floats
 
@@ -36,6 +38,7 @@ class Transcript:
     trials: int = 0
     content_trials: int = 0
     content_hits: int = 0
+    _kept: int = 0  # drafts of the last pass that are in the text
 
     @property
     def room(self) -> int:
@@ -47,18 +50,46 @@ class Transcript:
 
         The first `hidden` drafts cost the caption no time.
         """
+        stood = drafts[: verdict.accepted]
+        self._add(stood, drafts[verdict.accepted :], verdict, drafts)
+        self.hidden += min(hidden, len(drafts))
+        self.accepted_hidden += min(hidden, self._kept)
+
+    def add_tree(self, tree: TokenTree, path: Sequence[int], verdict: Verdict) -> None:
+        """The same for a tree and the path through it that stands. Of what does not, the oldest branch is shown."""
+        refused = tree.first_chain(path[-1] if path else ROOT)
+        self._add([tree.tokens[node] for node in path], [tree.tokens[node] for node in refused], verdict, tree.tokens)
+        self.hidden += sum(tree.hidden)
+        self.accepted_hidden += sum(tree.hidden[node] for node in path[: self._kept])
+
+    def count_foreseen(self, ahead: Sequence[int], *, hidden: bool = False) -> None:
+        """Count a draft for the place of the last token that its pass did not carry: the target chose by itself.
+
+        `ahead`: that draft and those behind it, which are still to be verified. As PEARL's pre-verification.
+        """
+        said = self.ended[-1]
+        stands = ahead[0] == said
+        self.first_draft = self.first_draft or tuple(ahead)
+        self._count(1, ahead[:stands], not stands, said)
+        self.hidden += hidden
+        self.accepted_hidden += hidden and stands
+        if self.finish_reason != "stop":
+            self.display[-1:] = [(said, ACCEPTED)] if stands else [(ahead[0], REJECTED), (said, TARGET)]
+
+    def _add(self, stood: Sequence[int], refused: Sequence[int], verdict: Verdict, drafts: Sequence[int]) -> None:
+        """`refused`: the drafts that the target's own token stands in the place of."""
         self.steps += 1
-        kept = 0
-        for token in drafts[: verdict.accepted]:
+        self._kept = 0
+        for token in stood:
             if self.finish_reason:
                 break
-            kept += 1
-            self._append(token, ACCEPTED, verdict, kept - 1)
+            self._append(token, ACCEPTED, verdict, self._kept)
+            self._kept += 1
         if drafts:
-            self._count(drafts, verdict, kept, hidden)
+            self.first_draft = self.first_draft or (*stood, *refused)
+            self._count(len(drafts), stood[: self._kept], bool(refused) and not self.finish_reason, verdict.bonus)
         if not self.finish_reason:
-            if verdict.accepted < len(drafts):
-                self.display += [(token, REJECTED) for token in drafts[verdict.accepted :]]
+            self.display += [(token, REJECTED) for token in refused]
             self._append(verdict.bonus, TARGET, verdict, verdict.accepted)
 
     def _append(self, token: int, origin: str, verdict: Verdict, row: int) -> None:
@@ -71,24 +102,29 @@ class Transcript:
         if len(self.tokens) >= self.max_new_tokens:
             self.finish_reason = "length"
 
-    def _count(self, drafts: Sequence[int], verdict: Verdict, kept: int, hidden: int) -> None:
-        self.first_draft = self.first_draft or tuple(drafts)
+    def _count(self, drafted: int, kept: Sequence[int], rejected: bool, bonus: int) -> None:
         self.num_drafts += 1
-        self.num_draft_tokens += len(drafts)
-        self.num_accepted += kept
-        self.histogram += [0] * (kept + 1 - len(self.histogram))
-        self.histogram[kept] += 1
-        self.hidden += min(hidden, len(drafts))
-        self.accepted_hidden += min(hidden, kept)
-        rejected = verdict.accepted < len(drafts) and not self.finish_reason
-        self.trials += kept + rejected
-        self.content_hits += sum(map(self.is_content, drafts[:kept]))
-        self.content_trials += sum(map(self.is_content, drafts[:kept])) + (rejected and self.is_content(verdict.bonus))
+        self.num_draft_tokens += drafted
+        self.num_accepted += len(kept)
+        self.histogram += [0] * (len(kept) + 1 - len(self.histogram))
+        self.histogram[len(kept)] += 1
+        self.trials += len(kept) + rejected
+        self.content_hits += sum(map(self.is_content, kept))
+        self.content_trials += sum(map(self.is_content, kept)) + (rejected and self.is_content(bonus))
 
-    def certainty(self) -> tuple[Floats, Floats]:
-        """Log-probability and top-2 gap of each decided token, end-of-sequence included; once, when all is said."""
+    @property
+    def ended(self) -> list[int]:
+        """The tokens and, where the target said so, end-of-sequence: one for each row of `decided`."""
+        return [*self.tokens, self.eos_id] if self.finish_reason == "stop" else self.tokens
+
+    def certainty(self, sampler: Sampler = GREEDY) -> tuple[Floats, Floats]:
+        """Log-probability of each decided token, and by how many logits it was chosen before the runner-up.
+
+        End-of-sequence included; once, when all is said. sampler: the one that chose.
+        """
         logits = np.stack(self.decided)
-        return top_logprobs(logits), top_gaps(logits)
+        scores = np.stack([sampler.scores(row, place) for place, row in enumerate(logits)])
+        return logprobs(logits, self.ended), top_gaps(scores)
 
     def stats(self, strategy: str, placement: str | None) -> DecodingStats:
         """The counters under the standard names."""

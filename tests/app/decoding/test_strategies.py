@@ -11,13 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.decoding.engine import Engine, Strategy
+from app.decoding.sampling import GREEDY_SAMPLING, Sampler, Sampling
 from app.decoding.strategies import STRATEGIES, make_strategy
 from app.decoding.transcript import Transcript
 from tests.app.decoding.toy import EOS, make_engine, scene
 
-SCHEDULES = [("autoregressive", None), ("speculative", None)] + [
+SCHEDULES = [(name, None) for name in STRATEGIES if name != "prefill_hiding"] + [
     ("prefill_hiding", placement) for placement in ("lead", "serial", "overlap")
 ]
+SAMPLINGS = st.one_of(
+    st.just(Sampling()),
+    st.builds(Sampling, st.sampled_from([0.5, 1.0]), st.sampled_from([0.5, 0.9, 1.0]), st.integers(0, 3)),
+)
 
 
 def caption(engine: Engine, strategy: Strategy, number: int, *, ahead: bool) -> Transcript:
@@ -26,18 +31,20 @@ def caption(engine: Engine, strategy: Strategy, number: int, *, ahead: bool) -> 
     return strategy.run(scene(number))[0]
 
 
-def reference(seed: int, numbers: list[int], max_new_tokens: int, eos_bias: float) -> list[list[int]]:
+def reference(
+    seed: int, numbers: list[int], max_new_tokens: int, eos_bias: float, sampling: Sampling = GREEDY_SAMPLING
+) -> list[list[int]]:
     """The target alone, each pass over the whole text from an empty cache, by none of the code under test."""
     engine = make_engine(seed=seed, max_new_tokens=max_new_tokens, eos_bias=eos_bias)
     engine.close()
     decoder, prompt, said = engine.model.decoder, engine.target_prompt, []
     for number in numbers:
         visual = engine.model.vision.encode(scene(number).target_pixels(), 1)
-        tokens: list[int] = []
+        sampler, tokens = Sampler(sampling, number), list[int]()
         while len(tokens) < max_new_tokens:
             text = decoder.embed(np.array([*prompt.tail_ids, *tokens], np.int64))
             rows = np.concatenate([decoder.embed(np.array(prompt.head_ids, np.int64)), visual, text])
-            token = int(decoder.forward(rows, 0, np.array([len(rows) - 1]), 1)[0].argmax())
+            token = sampler.pick(decoder.forward(rows, 0, np.array([len(rows) - 1]), 1)[0], len(tokens))
             if token == EOS:
                 break
             tokens.append(token)
@@ -57,6 +64,7 @@ def reference(seed: int, numbers: list[int], max_new_tokens: int, eos_bias: floa
     eos_bias=st.sampled_from([-9.0, 0.8, 2.5]),
     ahead=st.booleans(),
     guard=st.booleans(),
+    sampling=SAMPLINGS,
 )
 def test_lossless(
     strategy: str,
@@ -70,6 +78,7 @@ def test_lossless(
     eos_bias: float,
     ahead: bool,
     guard: bool,
+    sampling: Sampling,
 ) -> None:
     """Any drafter, any draft length (none, longer than the caption), ids that the drafter does not know, any ending."""
     engine = make_engine(
@@ -81,13 +90,14 @@ def test_lossless(
         draft_tokens=draft_tokens,
         guard=guard,
         eos_bias=eos_bias,
+        sampling=sampling,
     )
     try:
         schedule = make_strategy(strategy, engine)
         said = [list(caption(engine, schedule, number, ahead=ahead).tokens) for number in numbers]
     finally:
         engine.close()
-    assert said == reference(seed, numbers, max_new_tokens, eos_bias)
+    assert said == reference(seed, numbers, max_new_tokens, eos_bias, sampling)
     assert all(EOS not in tokens and len(tokens) <= max_new_tokens for tokens in said)
 
 
@@ -110,9 +120,10 @@ def drafting(request: pytest.FixtureRequest) -> tuple[str, str | None]:
     return request.param  # type: ignore[no-any-return]
 
 
-def test_a_drafter_that_is_the_target_is_always_accepted(drafting: tuple[str, str | None]) -> None:
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0, 0.9, 3)], ids=["greedy", "sampled"])
+def test_a_drafter_that_is_the_target_is_always_accepted(drafting: tuple[str, str | None], sampling: Sampling) -> None:
     name, placement = drafting
-    engine = make_engine(noise=0.0, vocabulary=28, placement=placement, draft_tokens=6)
+    engine = make_engine(noise=0.0, vocabulary=28, placement=placement, draft_tokens=6, sampling=sampling)
     schedule = make_strategy(name, engine)
     for number in range(5):
         stats = caption(engine, schedule, number, ahead=placement == "lead").stats(name, placement)
@@ -206,4 +217,3 @@ def test_an_unknown_strategy_is_named_with_those_there_are() -> None:
     with pytest.raises(ValueError, match="'magic' is not one of autoregressive, speculative, prefill_hiding"):
         make_strategy("magic", engine)
     engine.close()
-    assert list(STRATEGIES) == ["autoregressive", "speculative", "prefill_hiding"]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from app.decoding.costs import Costs, Phase
 from app.decoding.engine import Engine, Job, Settings
 from app.decoding.guard import Acceptance, Guard
+from app.decoding.sampling import GREEDY_SAMPLING, Sampling
 from app.telemetry.spans import SpanRecorder
 from models.prompts import Prompt
 from models.runtimes.contract import Floats, Ints
@@ -35,25 +36,55 @@ class ToyDecoder:
     width: int = 2
     rows_fed: int = 0
     cache: Floats = field(init=False)
+    written_after: Ints = field(init=False)
 
     def __post_init__(self) -> None:
         self.cache = np.full((self.s_max, 2), np.nan, np.float32)
+        self.written_after = np.zeros(self.s_max, np.int64)
 
     def embed(self, ids: Ints) -> Floats:
         assert ((ids >= 0) & (ids < self.vocabulary)).all(), "an id without an embedding"
         return np.stack([ids.astype(np.float32), np.zeros(len(ids), np.float32)], axis=1)
 
     def forward(self, embeddings: Floats, length: int, rows: Ints, threads: int) -> Floats:
-        if length + len(embeddings) > self.s_max:
+        count = len(embeddings)
+        positions = np.arange(length, length + count)
+        return self.forward_tree(embeddings, positions, np.tri(count, dtype=np.bool_), length, rows, threads)
+
+    def forward_tree(
+        self, embeddings: Floats, positions: Ints, mask: NDArray[np.bool_], length: int, rows: Ints, threads: int
+    ) -> Floats:
+        count = len(embeddings)
+        if length + count > self.s_max:
             raise ValueError("cache full")
         assert not np.isnan(self.cache[:length]).any(), "rows before `length` were never written"
-        self.rows_fed += len(embeddings)
-        self.cache[length : length + len(embeddings)] = embeddings
-        self.cache[length + len(embeddings) :] = np.nan  # what was rolled back must not be read again
-        return np.stack([self._logits(length + int(row) + 1) for row in rows]) if len(rows) else np.empty((0, 1))
+        self.rows_fed += count
+        self.cache[length : length + count] = embeddings
+        self.cache[length + count :] = np.nan  # what was rolled back must not be read again
+        logits = []
+        for row in range(count):
+            seen = np.concatenate([np.arange(length), length + np.flatnonzero(mask[row])])
+            assert seen[-1] == length + row
+            assert positions[row] == len(seen) - 1
+            self.written_after[length + row] = self._behind(seen)
+            if row in rows:
+                logits.append(self._logits(seen))
+        return np.stack(logits) if logits else np.empty((0, self.vocabulary), np.float32)
 
-    def _logits(self, end: int) -> Floats:
-        seen = self.cache[:end]
+    def compact(self, length: int, kept: Ints) -> None:
+        assert (np.diff(kept) > 0).all()
+        for array in (self.cache, self.written_after):
+            array[length : length + len(kept)] = array[length + kept]
+
+    def _behind(self, seen: Ints) -> int:
+        """A row's cache holds what it saw: a number for that, the same only for the same rows in the same order."""
+        before = self.written_after[seen[-2]] if len(seen) > 1 else 0
+        return hash((before, len(seen), *self.cache[seen[-1]].tolist()))
+
+    def _logits(self, rows: Ints) -> Floats:
+        for end in range(1, len(rows) + 1):
+            assert self.written_after[rows[end - 1]] == self._behind(rows[:end]), "a row that saw another text"
+        seen = self.cache[rows]
         visual = np.flatnonzero(seen[:, 1] != 0)
         scene = int(seen[visual[0], 1])
         tail = int(seen[visual[0], 0])
@@ -122,6 +153,7 @@ def make_engine(
     guard: bool = False,
     eos_bias: float = 0.8,
     s_max: int = 128,
+    sampling: Sampling = GREEDY_SAMPLING,
     **cost_changes: float,
 ) -> Engine:
     """A target with `target_rows` rows in its head and a drafter that knows the first `vocabulary` ids.
@@ -136,7 +168,7 @@ def make_engine(
         ToyModel(ToyVision(TARGET_PROMPT), target, EOS, target_rows),
         (DRAFTER_PROMPT, TARGET_PROMPT),
         Guard(costs(**cost_changes), Acceptance(), enabled=guard),
-        Settings(max_new_tokens, lambda token: token % 2 == 0, placement, draft_tokens),
+        Settings(max_new_tokens, lambda token: token % 2 == 0, placement, draft_tokens, sampling),
     )
 
 
@@ -146,4 +178,4 @@ def scene(number: int) -> Job:
     def pixels() -> NDArray[np.float32]:
         return np.array([number + 1], np.float32)
 
-    return Job(pixels, pixels, SpanRecorder())
+    return Job(pixels, pixels, SpanRecorder(), caption=number)
