@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from app.config_section import Section, TopicLevel
+from app.decoding.names import StrategyName
 from app.publishing.broker import CREDENTIAL, parse_url
 from app.publishing.errors import PublishError
 from app.service_config import CameraConfig, CommandsConfig, RecordingConfig, ServiceConfig
@@ -52,7 +53,7 @@ class ModelsConfig(Section):
 
 
 class DecodingConfig(Section):
-    strategy: Literal["autoregressive", "speculative", "prefill_hiding"] = Field(
+    strategy: StrategyName = Field(
         default="prefill_hiding",
         title="Strategy",
         description="The schedule of the two models. Whatever it is, the caption is the target's, token for token.",

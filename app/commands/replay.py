@@ -17,12 +17,7 @@ from app.commands.options import (
     parse_speed,
     writable,
 )
-
-
-class Strategy(StrEnum):
-    autoregressive = "autoregressive"
-    speculative = "speculative"
-    prefill_hiding = "prefill_hiding"
+from app.decoding.names import StrategyName
 
 
 class Frames(StrEnum):
@@ -33,7 +28,7 @@ class Frames(StrEnum):
 def command(
     recording: RecordingArgument,
     config: ConfigOption = None,
-    strategy: Annotated[Strategy | None, typer.Option(help="The schedule of the two models.")] = None,
+    strategy: Annotated[StrategyName | None, typer.Option(help="The schedule of the two models.")] = None,
     speed: SpeedOption = None,
     start: Annotated[
         float, typer.Option(metavar="S", min=0, callback=finite, help="Begin so many seconds into the recording.")
@@ -85,7 +80,7 @@ def command(
             raise typer.BadParameter(str(error), param_hint="--mqtt") from None
     settings = load_config(config)
     if strategy:
-        settings = override(settings, decoding={"strategy": strategy.value})
+        settings = override(settings, decoding={"strategy": strategy})
     pace = parse_speed(speed, settings.replay.speed)
     settings = override(settings, replay={"speed": pace or "max"})
     set_up_logging(settings.telemetry.log_level, settings.telemetry.log_format)

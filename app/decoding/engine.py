@@ -53,7 +53,7 @@ class Engine:
         settings: Settings,
         more_targets: Sequence[LanguageModel] = (),
     ) -> None:
-        """`more_targets`: further sessions of the target, each with a cache of its own, for strategies that use them."""
+        """`more_targets`: further sessions of the target, each with its own cache, for strategies that use several."""
         self.guard = guard
         self.settings = settings
         self.model = target
@@ -94,7 +94,7 @@ class Engine:
         self.sampler = self._sampler(job)
         pixels = job.target_pixels()
         with job.recorder.span("encode", "target", frames=len(pixels)):
-            visual = self.model.vision.encode(pixels, threads or self.guard.costs.target_encode.threads)
+            visual = self.model.vision.encode(pixels, threads or self.target_threads("encode"))
         self.target.begin(self.target_prompt, visual)
 
     def feed_target(self, count: int, job: Job, threads: int) -> None:
@@ -137,7 +137,8 @@ class Engine:
         costs = self.guard.costs
         if self.sharing:
             return costs.overlap_threads[0]
-        return costs.target_prefill.threads if stage == "prefill" else costs.target_step.threads
+        phases = {"encode": costs.target_encode, "prefill": costs.target_prefill}
+        return phases.get(stage, costs.target_step).threads
 
     def draft_limit(self, wanted: int, transcript: Transcript) -> int:
         """`wanted` drafts, less what neither the caption nor the target's cache has room for."""

@@ -1,14 +1,24 @@
-"""The strategies by name."""
+"""The strategies by name, in the order of `names.StrategyName`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from app.decoding.amusd import Amusd
 from app.decoding.autoregressive import Autoregressive
+from app.decoding.dsi import Dsi
 from app.decoding.engine import Engine, Strategy
+from app.decoding.pearl import Pearl
 from app.decoding.prefill_hiding import PrefillHiding
 from app.decoding.speculative import Speculative
 
-STRATEGIES: dict[str, type[Autoregressive] | type[Speculative] | type[PrefillHiding]] = {
-    strategy.name: strategy for strategy in (Autoregressive, Speculative, PrefillHiding)
+STRATEGIES: dict[str, Callable[[Engine], Strategy]] = {
+    Autoregressive.name: Autoregressive,
+    Speculative.name: Speculative,
+    PrefillHiding.name: PrefillHiding,
+    Pearl.name: Pearl,
+    Amusd.name: Amusd,
+    Dsi.name: Dsi,
 }
 
 
