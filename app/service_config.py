@@ -18,7 +18,9 @@ class CameraConfig(Section):
         title="Source",
         description="synthetic: the demo street as an endless test pattern. recording: a file, played again and again.",
     )
-    seed: int = Field(default=0, ge=0, le=2**31, title="Seed", description="With synthetic: another seed, another street.")
+    seed: int = Field(
+        default=0, ge=0, le=2**31, title="Seed", description="With synthetic: another seed, another street."
+    )
     path: str | None = Field(
         default=None, title="Recording", description="With recording: the file, relative to this one."
     )
@@ -72,7 +74,7 @@ class ServiceConfig(Section):
     host: str = Field(
         default="127.0.0.1",
         title="Address",
-        description="Where /healthz and /metrics are served. They have no password: leave it on the loopback interface.",
+        description="Where /healthz and /metrics are served. No password guards them: leave it on the loopback.",
     )
     port: int | None = Field(
         default=9464, ge=1, le=65535, title="Port", description="Of /healthz and /metrics; null: serve neither."
@@ -107,4 +109,3 @@ class RecordingConfig(Section):
     max_s: float = Field(
         default=3600.0, gt=0, le=86_400, title="Longest", description="A recording longer than this is ended."
     )
-

@@ -94,16 +94,19 @@ def load_captioner(config: Config) -> Captioner:
     return Captioner(drafter, target, captioner_settings(config, drafter.demo))
 
 
-def make_windower(config: Config, captioner: Captioner, info: SourceInfo) -> Windower:
-    """Cuts as configured; with partial windows where the strategy drafts before a window closes."""
+def make_windower(
+    config: Config, captioner: Captioner, info: SourceInfo, first_index: int = 0, ahead: bool = True
+) -> Windower:
+    """Cuts as configured; with partial windows where the strategy drafts before a window closes and `ahead` lets it."""
     windows = config.windows
     return Windower(
         windows.length_ms * 1000,
         windows.hop_ms * 1000,
         windows.frames,
-        sensor_lead_us(config, captioner.lead_ms) if captioner.drafts_ahead else 0,
+        sensor_lead_us(config, captioner.lead_ms) if captioner.drafts_ahead and ahead else 0,
         windows.max_events,
         resolution=info.resolution,
+        first_index=first_index,
     )
 
 

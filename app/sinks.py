@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from app.publishing.files import CaptionFile
+from typing import Protocol
+
 from app.publishing.mqtt import Publisher
+from app.publishing.outbox import Payload
 from app.publishing.payloads import CaptionLog, Origin, caption_payload
 from app.records import Caption, Dropped
 from app.telemetry.summary import Summary
@@ -11,11 +13,17 @@ from app.telemetry.trace import TraceWriter
 from app.windows import Window
 
 
+class CaptionWriter(Protocol):
+    """Takes caption/1 payloads: a caption file, or what stands beside a recording."""
+
+    def write(self, payload: Payload) -> None: ...
+
+
 class Outlet:
     """Hands captions of one camera to whichever outputs there are; the broker first, for it is what others wait for."""
 
     def __init__(
-        self, origin: Origin, publisher: Publisher | None, captions: CaptionFile | None, trace: TraceWriter | None
+        self, origin: Origin, publisher: Publisher | None, captions: CaptionWriter | None, trace: TraceWriter | None
     ) -> None:
         self._origin, self._publisher, self._captions, self._trace = origin, publisher, captions, trace
         self._log = CaptionLog()  # counts where no publisher does

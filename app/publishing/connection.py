@@ -18,6 +18,7 @@ import random
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from typing import Any
 
 import aiomqtt
@@ -26,6 +27,7 @@ from aiomqtt.exceptions import MqttConnectError
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from app.publishing import payloads, topics
 from app.publishing.broker import Broker
@@ -55,6 +57,7 @@ class Connection:
         session: str,
         *,
         retain: bool,
+        username: str | None,
         password: str | None,
         ca_file: str | None,
         connect_timeout_s: float | None,
@@ -65,11 +68,14 @@ class Connection:
         self.connected = asyncio.Event()
         self.connections = 0
         self.protocol = _V5
+        self.on_command: Callable[[str, aiomqtt.Message], None] | None = None  # set before `run`; returns at once
+        self.trouble: str | None = "not connected yet"  # why there is no connection
         self._outbox = outbox
         self._topics = names
         self._node = node
         self._session = session
         self._retain = retain
+        self._username = username or broker.username
         self._password = password
         self._tls = _tls_context(ca_file) if broker.tls else None
         self._connect_timeout_s = connect_timeout_s
@@ -123,6 +129,7 @@ class Connection:
                     delay_s = min(delay_s, 0.5)  # somebody waits at the terminal
                 _log.warning("broker_lost", broker=str(self.broker), error=_text(error), retry_s=round(delay_s, 2))
                 attempt += 1
+                self.trouble = _text(error)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stop.wait(), delay_s)
 
@@ -159,7 +166,16 @@ class Connection:
     async def _read(self, client: aiomqtt.Client) -> None:
         """Watch our own status: a will that fires late must not leave a living node marked offline."""
         await client.subscribe(self._topics.status, qos=1)
+        if self.on_command is not None:
+            # MQTT 5: nothing retained is sent on subscribing, and what is retained later says so; nothing of our own.
+            fresh = SubscribeOptions(qos=1, noLocal=True, retainAsPublished=True, retainHandling=2)
+            v5 = {"options": fresh} if self.protocol is _V5 else {"qos": 1}
+            await client.subscribe(self._topics.commands, **v5)
         async for message in client.messages:
+            if (name := self._topics.command(message.topic.value)) is not None:
+                if self.on_command is not None:
+                    self.on_command(name, message)
+                continue
             status = _decode(message.payload)
             if message.retain:
                 continue  # from before our birth
@@ -177,6 +193,7 @@ class Connection:
                 del self._unsent[topic]
                 await self._send_state(client, topic)
                 continue
+            self.trouble = None
             self.connected.set()  # the first time that all state is out, that was the birth
             if (message := self._outbox.take_nowait()) is not None:
                 await self._send_queued(client, message)
@@ -200,6 +217,7 @@ class Connection:
         except BaseException:
             self._outbox.put_back(message)
             raise
+        self._outbox.acknowledge(message)
         if message.then is not None:
             self.set_state(message.then)
 
@@ -248,7 +266,7 @@ class Connection:
         return aiomqtt.Client(
             self.broker.host,
             self.broker.port,
-            username=self.broker.username,
+            username=self._username,
             password=self._password,
             identifier=f"ec-{self._session}",  # unique, and short enough for the strictest 3.1.1 broker (23 bytes)
             protocol=self.protocol,
@@ -285,6 +303,8 @@ class Connection:
             return None
         properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
         properties.ContentType = "application/json"
+        if message.correlation is not None:
+            properties.CorrelationData = message.correlation
         if message.expiry_s is not None:
             properties.MessageExpiryInterval = max(1, round(message.expiry_s - message.age_s))
         return properties

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import aiomqtt
+
 from app.publishing import payloads, topics
-from app.publishing.broker import parse_url
+from app.publishing.broker import Broker, parse_url
 from app.publishing.connection import Connection
+from app.publishing.errors import PublishError
 from app.publishing.outbox import Message, Outbox, Payload, Receipt
 from app.publishing.payloads import CaptionLog, Clock, Origin, StreamStatus
 from app.records import Caption, Dropped
@@ -22,7 +25,8 @@ class Publisher:
     `run` belongs in the caller's task group. `publish_draft` may be called from any thread, the rest from the event
     loop. A replay publishes under `replay-<node>` and retains nothing unless `retain` says so. `clock` is the sensor's
     against the wall, `status` the first one published. With `connect_timeout_s`, `run` raises PublishError when no
-    first connection comes about in that time; without, it tries for ever.
+    first connection comes about in that time; without, it tries for ever. A password without TLS is refused unless
+    `plain_password`.
 
     Raises PublishError for a bad URL, name or certificate file.
     """
@@ -39,7 +43,9 @@ class Publisher:
         clock: Clock | None = None,
         drafts: bool = False,
         outbox: Outbox | None = None,
+        username: str | None = None,
         password: str | None = None,
+        plain_password: bool = False,
         ca_file: str | None = None,
         connect_timeout_s: float | None = None,
         keepalive_s: int = 15,
@@ -57,13 +63,16 @@ class Publisher:
         self._last_expiry_s = last_expiry_s
         self._logs: dict[str, CaptionLog] = {}
         self._newest_ns: dict[str, int] = {}  # when the newest captioned window closed, by camera
+        broker = parse_url(url)
+        _check_secrets(broker, username, password, plain_password)
         self._connection = Connection(
-            parse_url(url),
+            broker,
             self.outbox,
             self.topics,
             self.node,
             self.session,
             retain=not replay if retain is None else retain,
+            username=username,
             password=password,
             ca_file=ca_file,
             connect_timeout_s=connect_timeout_s,
@@ -154,9 +163,41 @@ class Publisher:
         payload = payloads.camera_status_payload(self.origin(camera), streams)
         self._connection.set_state(Message(self.topics.camera_status(camera), payload, topics.CAMERA_STATUS))
 
+    @property
+    def trouble(self) -> str | None:
+        """Why there is no connection; None while there is one."""
+        return self._connection.trouble
+
+    @property
+    def connections(self) -> int:
+        """How often a connection came about."""
+        return self._connection.connections
+
+    def on_command(self, take: Callable[[str, aiomqtt.Message], None]) -> None:
+        """Subscribe to the commands and hand each on, with its name; `take` returns at once. Call it before `run`."""
+        self._connection.on_command = take
+
+    def publish_result(self, payload: Payload, correlation: bytes | None) -> None:
+        """Queue the answer to a command."""
+        topic = self.topics.result(payload["command"])
+        self.outbox.put_nowait(Message(topic, payload, topics.RESULT, correlation=correlation))
+
     def _log(self, camera: str) -> CaptionLog:
         return self._logs.setdefault(camera, CaptionLog())
 
     def _put_telemetry(self, record: Caption | Dropped, origin: Origin, about: Receipt | None) -> None:
         payload = payloads.telemetry_payload(record, origin)
         self.outbox.put_nowait(Message(self.topics.telemetry(origin.camera), payload, topics.TELEMETRY, about=about))
+
+
+def _check_secrets(broker: Broker, username: str | None, password: str | None, plain: bool) -> None:
+    """Raises PublishError where a password would go out for whoever listens to read, or for nobody."""
+    if username and broker.username:
+        raise PublishError("broker user: is in the URL and in a file; leave one out")
+    if password and not (username or broker.username):
+        raise PublishError("broker password: has no user; write mqtts://USER@host, or name mqtt.username_file")
+    if password and not broker.tls and not plain:
+        raise PublishError(
+            f"broker {broker}: a password would cross the network unencrypted; use mqtts://, "
+            "or set mqtt.plain_password: true"
+        )

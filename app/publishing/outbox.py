@@ -7,9 +7,9 @@ import threading
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from app.publishing.topics import Delivery
+from app.publishing.topics import CAPTION, Delivery
 
 Payload = dict[str, Any]
 
@@ -23,6 +23,7 @@ class Receipt:
     acked_ns: int | None = None  # acknowledged (QoS 0: written to the socket)
     attempts: int = 0
     dropped: str | None = None  # `full`, `expired`: it never left
+    key: int | None = None  # its row in the store, while there is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class Message:
     delivery: Delivery
     expiry_s: int | None = None  # MQTT 5 only
     receipt: Receipt = field(default_factory=Receipt)
+    correlation: bytes | None = None  # of the command that this answers; MQTT 5 only
     about: Receipt | None = None
     then: Message | None = None
 
@@ -46,19 +48,40 @@ class Message:
         return (time.monotonic_ns() - self.receipt.queued_ns) / 1e9
 
 
+class Keeper(Protocol):
+    """Keeps captions beyond the process; see `store.Store`."""
+
+    waiting: list[Message]
+
+    def insert(self, message: Message) -> None: ...
+
+    def delete(self, receipt: Receipt) -> None: ...
+
+
 class Outbox:
-    """First in, first out. Over `max_messages` the oldest goes (telemetry and drafts before captions), over `max_age_s`
-    it expires; both are counted by reason in `dropped`. Any thread may put; one task on the event loop takes.
+    """First in, first out. Over `max_messages` the oldest goes (telemetry and drafts first, then answers, captions
+    last), over `max_age_s` it expires; both are counted by reason in `dropped`. Any thread may put; one task on the
+    event loop takes, and then either puts back or acknowledges. With a `store`, captions outlive the process, and those
+    that an earlier one left come first.
     """
 
-    def __init__(self, max_messages: int = 1000, max_age_s: float = 600.0, late_after_s: float = 2.0) -> None:
+    def __init__(
+        self,
+        max_messages: int = 1000,
+        max_age_s: float = 600.0,
+        late_after_s: float = 2.0,
+        store: Keeper | None = None,
+    ) -> None:
         if max_messages < 1:
             raise ValueError(f"outbox: max_messages is {max_messages}; it must hold at least one")
         self.max_messages = max_messages
         self.max_age_s = max_age_s
         self.late_after_s = late_after_s
         self.dropped: Counter[str] = Counter()
-        self._messages: deque[Message] = deque()
+        self._store = store
+        self._messages: deque[Message] = deque(store.waiting if store else ())
+        while len(self._messages) > max_messages:
+            self._count(self._messages.popleft(), "full")
         self._lock = threading.Lock()
         self._changed = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -69,6 +92,8 @@ class Outbox:
     def put_nowait(self, message: Message) -> None:
         """Append; never blocks and never fails."""
         with self._lock:
+            if self._store and message.delivery is CAPTION:
+                self._store.insert(message)
             self._messages.append(message)
             if len(self._messages) > self.max_messages:
                 self._drop_oldest()
@@ -91,6 +116,11 @@ class Outbox:
                 self._count(message, "expired")
         return None
 
+    def acknowledge(self, message: Message) -> None:
+        """The broker has the message taken last."""
+        if self._store:
+            self._store.delete(message.receipt)
+
     def is_late(self, message: Message) -> bool:
         """Whether it waited longer than its age budget."""
         return message.age_s > self.late_after_s
@@ -110,10 +140,17 @@ class Outbox:
             loop.call_soon_threadsafe(self._changed.set)
 
     def _drop_oldest(self) -> None:
-        index = next((i for i, m in enumerate(self._messages) if m.delivery.qos == 0), 0)
+        index = next((i for worth in (0, 1) for i, m in enumerate(self._messages) if _worth(m) == worth), 0)
         self._count(self._messages[index], "full")
         del self._messages[index]
 
     def _count(self, message: Message, reason: str) -> None:
         message.receipt.dropped = reason
         self.dropped[reason] += 1
+        if self._store:
+            self._store.delete(message.receipt)
+
+
+def _worth(message: Message) -> int:
+    """What goes first when there is no room: 0 before 1 before 2."""
+    return 2 if message.delivery is CAPTION else int(message.delivery.qos > 0)

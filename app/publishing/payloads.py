@@ -183,6 +183,29 @@ def info_payload(
     }
 
 
+def result_payload(
+    node: str,
+    session: str,
+    command: str,
+    correlation: str | None,
+    *,
+    result: Mapping[str, Any] | None = None,
+    error: str | None = None,
+) -> Payload:
+    """result/1, the answer to a command: what came of it, or why nothing did."""
+    return {
+        "schema": "result/1",
+        "node": node,
+        "session": session,
+        "command": command,
+        "correlation": correlation,
+        "ok": error is None,
+        "error": error,
+        "result": None if result is None else dict(result),
+        "created_wall_us": wall_us(),
+    }
+
+
 def camera_status_payload(origin: Origin, streams: Mapping[str, StreamStatus]) -> Payload:
     """camera_status/1; `streams` are `events` and `frames`, whichever the camera has."""
     return {
@@ -204,13 +227,26 @@ def camera_status_payload(origin: Origin, streams: Mapping[str, StreamStatus]) -
     }
 
 
+def window_payload(window: Window) -> Payload:
+    """`window` of every payload that is about one."""
+    frames = _real_frames(window)
+    return {
+        "index": window.index,
+        "start_us": window.start_us,
+        "end_us": window.end_us,
+        "events": len(window.events),
+        "frames": len(frames),
+        "grey_frames": sum(f.grey for f in frames),
+        "notes": list(window.notes),
+    }
+
+
 def wall_us() -> int:
     """Now, in microseconds since the Unix epoch."""
     return time.time_ns() // 1000
 
 
 def _head(schema: str, origin: Origin, window: Window) -> Payload:
-    frames = _real_frames(window)
     return {
         "schema": schema,
         "id": origin.caption_id(window),
@@ -219,15 +255,7 @@ def _head(schema: str, origin: Origin, window: Window) -> Payload:
         "session": origin.session,
         "replay": origin.replay,
         "created_wall_us": wall_us(),
-        "window": {
-            "index": window.index,
-            "start_us": window.start_us,
-            "end_us": window.end_us,
-            "events": len(window.events),
-            "frames": len(frames),
-            "grey_frames": sum(f.grey for f in frames),
-            "notes": list(window.notes),
-        },
+        "window": window_payload(window),
     }
 
 

@@ -25,6 +25,7 @@ CAPTION = Delivery(retain=False, qos=1)
 LAST_CAPTION = Delivery(retain=True, qos=1)
 DRAFT = Delivery(retain=False, qos=0)
 TELEMETRY = Delivery(retain=False, qos=0)
+RESULT = Delivery(retain=False, qos=1)
 
 
 def check_name(kind: str, name: str) -> str:
@@ -71,6 +72,19 @@ class Topics:
 
     def telemetry(self, camera: str) -> str:
         return self._camera(camera, "telemetry")
+
+    @property
+    def commands(self) -> str:
+        """The filter that every command matches, and no result."""
+        return f"{self.base}/command/+"
+
+    def command(self, topic: str) -> str | None:
+        """The command that a topic names, if it does."""
+        head, _, name = topic.rpartition("/")
+        return name if head == f"{self.base}/command" else None
+
+    def result(self, command: str) -> str:
+        return f"{self.base}/command/{check_name('command', command)}/result"
 
     def _camera(self, camera: str, leaf: str) -> str:
         return f"{self.base}/camera/{check_name('camera', camera)}/{leaf}"

@@ -10,16 +10,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from app.sensors.contract import Events, Frame, Item, SourceError, SourceInfo
-from app.sensors.protocol import FRAME, HEADER
+from app.sensors.contract import Item, SourceError, SourceInfo
+from app.sensors.protocol import read_message, unpack_events, unpack_frame
 
 STALL_S = 20.0  # one call into dv-processing takes milliseconds; this long means that it will never return
 MESSAGES_A_HOP, BYTES_A_HOP = 16, 1 << 20
@@ -83,12 +80,7 @@ class _Child:
 
     def read(self) -> tuple[bytes, bytes]:
         """The next message, blocking; kind b"" where the process ended without saying so."""
-        header = self._pipe.read(HEADER.size)
-        if len(header) < HEADER.size:
-            return b"", b""
-        kind, size = HEADER.unpack(header)
-        payload = self._pipe.read(size)
-        return (kind, payload) if len(payload) == size else (b"", b"")
+        return read_message(self._pipe)
 
     def read_some(self) -> list[tuple[bytes, bytes]]:
         """The next few messages, so that a thread hop is not paid for each; never past the last one."""
@@ -214,12 +206,12 @@ class Recording:
         while not self._closed:
             for kind, payload in await asyncio.to_thread(self._child.read_some):
                 if kind == b"E":
-                    events = _events(payload)
+                    events = unpack_events(payload)
                     self._events += len(events)
                     self._last_us = int(events.t[-1])
                     yield events
                 elif kind == b"F":
-                    frame = _frame(payload)
+                    frame = unpack_frame(payload)
                     self._last_us = frame.t_us
                     yield frame
                 else:
@@ -244,23 +236,3 @@ class Recording:
     async def close(self) -> None:
         self._closed = True
         await asyncio.to_thread(self._child.close)
-
-
-def _events(payload: bytes) -> Events:
-    """The columns of one message; 13 bytes an event."""
-    n = len(payload) // 13
-    return Events(
-        np.frombuffer(payload, np.int64, n, 0),
-        np.frombuffer(payload, np.int16, n, 8 * n),
-        np.frombuffer(payload, np.int16, n, 10 * n),
-        np.frombuffer(payload, np.uint8, n, 12 * n),
-    )
-
-
-def _frame(payload: bytes) -> Frame:
-    t_us, height, width, channels = FRAME.unpack_from(payload)
-    image = np.frombuffer(payload, np.uint8, offset=FRAME.size).reshape(height, width, channels)
-    grey = channels == 1
-    if grey:
-        image = np.repeat(image, 3, axis=2)
-    return Frame(t_us, image, time.monotonic_ns(), grey)

@@ -30,7 +30,7 @@ class _Imu:
             self._due_us += IMU_PERIOD_US
 
 
-def _store(events: Events) -> Any:
+def event_store(events: Events) -> Any:
     """Events as dv-processing wants them: one call each (0.4 µs), there is no other way in."""
     store = dv.EventStore()
     push = store.push_back
@@ -69,7 +69,7 @@ def write_recording(
                     frames += 1
                 elif len(item):
                     imu.until(int(item.t[-1]))
-                    writer.writeEvents(_store(item))
+                    writer.writeEvents(event_store(item))
                     events += len(item)
         finally:
             del imu, writer  # the writer closes its file when nothing refers to it

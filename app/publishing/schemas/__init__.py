@@ -6,7 +6,7 @@ import json
 from importlib import resources
 from typing import Any
 
-NAMES = ("caption", "draft", "telemetry", "status", "info", "camera_status", "common")
+NAMES = ("caption", "draft", "telemetry", "status", "info", "camera_status", "result", "common")
 
 
 def load(name: str) -> dict[str, Any]:

@@ -1,0 +1,208 @@
+"""Recording on command: AEDAT4 of every camera's streams, by a child process each, and the captions beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+import structlog
+
+from app.publishing.commands import CommandError
+from app.sensors.contract import Events, Item, SourceInfo
+from app.sensors.protocol import pack
+from app.service_config import RecordingConfig
+from app.supervision.health import OK, Health
+
+BUFFER = 64 << 20  # bytes that wait for a camera's child; what comes then is left out, and counted
+END_S = 2.0  # a child's time to finish its file
+LOOK_S = 1.0  # between two looks at the disk
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Track:
+    """One camera's file and its child."""
+
+    path: Path
+    process: asyncio.subprocess.Process
+    captions: TextIO
+
+
+class Recorder:
+    """Writes while told to, within the disk budget. Methods run on the event loop; `item` and `write` return at once.
+
+    Files are named by the wall clock and the camera, in `folder` and nowhere else: `20260101T120000Z-front.aedat4` and
+    `….jsonl`. Recording that ends by itself (budget, disk, a child that died) says why in the health.
+    """
+
+    def __init__(self, folder: Path, settings: RecordingConfig, health: Health) -> None:
+        self.folder, self.left_out = folder, 0
+        self._settings, self._health = settings, health
+        self._infos: dict[str, SourceInfo] = {}
+        self._tracks: dict[str, _Track] = {}
+        self._files: list[str] = []
+        self._stamp: str | None = None  # of the recording that runs
+        self._opening: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._watcher: asyncio.Task[None] | None = None
+
+    @property
+    def recording(self) -> bool:
+        return self._stamp is not None
+
+    def start(self, seconds: float | None = None) -> dict[str, Any]:
+        """Begin, for `seconds` or until told otherwise. Raises CommandError when it cannot."""
+        if self.recording:
+            raise CommandError("a recording runs already; stop it first")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CommandError(f"the recording folder cannot be made: {error.strerror}") from None
+        if (full := self._full()) is not None:
+            raise CommandError(full)
+        self._stamp, self._files = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"), []
+        self._health.set("recorder", OK)
+        limit_s = min(seconds or self._settings.max_s, self._settings.max_s)
+        self._watcher = self._spawn(self._watch(time.monotonic() + limit_s))
+        log.info("recording_started", folder=str(self.folder), name=self._stamp)
+        return self.state()
+
+    def state(self) -> dict[str, Any]:
+        """`recording`, `files` (names in the folder) and `bytes` so far."""
+        size = sum(_size(self.folder / name) for name in self._files)
+        return {"recording": self.recording, "files": list(self._files), "bytes": size}
+
+    async def stop(self, reason: str | None = None) -> dict[str, Any]:
+        """End the recording that runs, if any; `reason`: why it ends by itself."""
+        self._stamp = None
+        tracks, self._tracks = self._tracks, {}
+        own = asyncio.current_task()
+        if self._watcher is not None and self._watcher is not own:
+            self._watcher.cancel()
+        await asyncio.gather(*(self._finish(track) for track in tracks.values()))
+        await asyncio.gather(*(self._tasks - {own}), return_exceptions=True)  # children that are being started
+        if tracks:
+            log.info("recording_ended", files=self._files, reason=reason)
+        return self.state()
+
+    def item(self, camera: str, info: SourceInfo, item: Item) -> None:
+        """Record one item, if a recording runs."""
+        if self._stamp is None:
+            return
+        track = self._tracks.get(camera)
+        if track is None:
+            if camera not in self._opening:
+                self._opening.add(camera)
+                self._spawn(self._open(camera, info, self._stamp))
+            return
+        pipe = track.process.stdin
+        assert pipe is not None
+        if pipe.is_closing():
+            return
+        if pipe.transport.get_write_buffer_size() > BUFFER:
+            self.left_out += len(item) if isinstance(item, Events) else 1
+            return
+        pipe.write(pack(item))
+
+    def write(self, camera: str, payload: dict[str, Any]) -> None:
+        """Put a caption beside the recording, if one runs."""
+        if (track := self._tracks.get(camera)) is not None:
+            try:
+                track.captions.write(json.dumps(payload, ensure_ascii=False) + "\n")
+                track.captions.flush()
+            except OSError as error:
+                self._end(f"captions cannot be written: {error.strerror}")
+
+    async def _open(self, camera: str, info: SourceInfo, stamp: str) -> None:
+        try:
+            name = f"{stamp}-{camera}"
+            path = self.folder / f"{name}.aedat4"
+            root = str(Path(__file__).resolve().parents[2])
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", "app.sensors.recorder", str(path), info.name),
+                *map(str, info.resolution),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": root},
+            )
+            captions = path.with_suffix(".jsonl").open("w", encoding="utf-8")
+            track = _Track(path, process, captions)
+            if self._stamp != stamp:  # stopped meanwhile
+                await self._finish(track)
+                return
+            self._tracks[camera] = track
+            self._files += [path.name, path.with_suffix(".jsonl").name]
+        except OSError as error:
+            self._end(f"{camera}: cannot be recorded: {error.strerror}")
+        finally:
+            self._opening.discard(camera)
+
+    async def _finish(self, track: _Track) -> None:
+        track.captions.close()
+        pipe = track.process.stdin
+        assert pipe is not None
+        pipe.close()
+        try:
+            await asyncio.wait_for(track.process.wait(), END_S)
+        except TimeoutError:
+            log.warning("recording_torn", file=str(track.path))
+            track.process.kill()
+            await track.process.wait()
+
+    async def _watch(self, until_s: float) -> None:
+        """End the recording when its time, its disk or a child is at an end."""
+        while True:
+            await asyncio.sleep(min(LOOK_S, max(0.0, until_s - time.monotonic())))
+            dead = [track.path.name for track in self._tracks.values() if track.process.returncode is not None]
+            full = await asyncio.to_thread(self._full)
+            if dead:
+                await self._give_up(f"{dead[0]}: writing failed")
+                return
+            if full is not None:
+                await self._give_up(full)
+                return
+            if time.monotonic() >= until_s:
+                await self.stop("its time was over")
+                return
+
+    def _end(self, reason: str) -> None:
+        self._spawn(self._give_up(reason))
+
+    async def _give_up(self, reason: str) -> None:
+        log.error("recording_failed", reason=reason)
+        self._health.set("recorder", "stopped", reason)
+        await self.stop(reason)
+
+    def _full(self) -> str | None:
+        """Why there is no room, or None."""
+        held = sum(_size(path) for path in self.folder.iterdir())
+        if held >= self._settings.max_gb * 1e9:
+            return f"the recording folder holds {held / 1e9:.1f} GB of {self._settings.max_gb:g}: remove some"
+        free = shutil.disk_usage(self.folder).free
+        if free < self._settings.min_free_gb * 1e9:
+            return f"the disk has {free / 1e9:.1f} GB left, recording.min_free_gb is {self._settings.min_free_gb:g}"
+        return None
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _size(path: Path) -> int:
+    with contextlib.suppress(OSError):
+        return path.stat().st_size
+    return 0

@@ -1,0 +1,88 @@
+"""Which window is captioned next: an `ask` first, then the newest window of the camera that waited longest."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from app.windows import Window
+
+MOST_ASKS = 4
+
+A = TypeVar("A")
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of the windows of one camera. At the end, arrived = captioned + dropped."""
+
+    arrived: int = 0
+    captioned: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A camera's window, closed or partial, whose turn it is."""
+
+    camera: str
+    window: Window
+
+
+class Scheduler(Generic[A]):
+    """Holds the newest closed window of each camera, its newest partial one, and a few asks. Used from one loop."""
+
+    def __init__(self, cameras: list[str]) -> None:
+        self._order: deque[str] = deque(cameras)  # the camera served longest ago is first
+        self._closed: dict[str, Window] = {}
+        self._partial: dict[str, Window] = {}
+        self._asks: deque[A] = deque()
+        self._changed = asyncio.Event()
+
+    def offer(self, camera: str, window: Window) -> Window | None:
+        """Add a window; the closed one that was pushed out for it, if any."""
+        self._changed.set()
+        if window.partial:
+            self._partial[camera] = window
+            return None
+        self._partial.pop(camera, None)  # too late to draft ahead of it
+        pushed_out = self._closed.get(camera)
+        self._closed[camera] = window
+        return pushed_out
+
+    def ask(self, ask: A) -> bool:
+        """Add a question; False when too many wait already."""
+        if len(self._asks) >= MOST_ASKS:
+            return False
+        self._asks.append(ask)
+        self._changed.set()
+        return True
+
+    async def next(self) -> A | Turn:
+        """What is next, waiting for it if need be."""
+        while (found := self._take()) is None:
+            self._changed.clear()
+            await self._changed.wait()
+        return found
+
+    def clear(self) -> list[Turn]:
+        """Everything that waits and has closed, taken out; partial windows and asks are forgotten."""
+        left = [Turn(camera, window) for camera, window in self._closed.items()]
+        self._closed.clear()
+        self._partial.clear()
+        self._asks.clear()
+        return left
+
+    def _take(self) -> A | Turn | None:
+        if self._asks:
+            return self._asks.popleft()
+        for waiting in (self._closed, self._partial):
+            for camera in self._order:
+                if (window := waiting.pop(camera, None)) is not None:
+                    if waiting is self._closed:
+                        self._order.remove(camera)
+                        self._order.append(camera)
+                    return Turn(camera, window)
+        return None

@@ -1,0 +1,39 @@
+"""How often a part may be started again, and how long to wait before the next try."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import deque
+
+SPAN_S = 600.0  # restarts are counted over this long
+FIRST_S, LONGEST_S = 0.2, 10.0
+SLOW_S = 60.0  # between tries once the budget is spent
+
+
+class RestartBudget:
+    """`most` restarts in ten minutes; `spent` tells that there are none left, for now."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.total = 0
+        self._at: deque[float] = deque()
+
+    @property
+    def spent(self) -> bool:
+        self._forget()
+        return len(self._at) > self.most
+
+    def delay_s(self) -> float:
+        """Count one restart and say how long to wait before it: doubling, with jitter; a minute when spent."""
+        self._forget()
+        self._at.append(time.monotonic())
+        self.total += 1
+        if self.spent:
+            self._at.popleft()  # memory stays what it is, however long the part is away
+            return SLOW_S
+        return min(LONGEST_S, FIRST_S * 2.0 ** (len(self._at) - 1)) * random.uniform(0.75, 1.0)
+
+    def _forget(self) -> None:
+        while self._at and time.monotonic() - self._at[0] > SPAN_S:
+            self._at.popleft()
