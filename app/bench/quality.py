@@ -25,6 +25,7 @@ from models.demo.world.vocabulary import COLOURS, is_held_out
 FIRST_SEED = {"seen": 3_000_000, "unseen": 4_000_000}  # training stays below 1,000,000
 SECONDS = 12.0  # of each street
 RESOLUTION = (346, 260)
+CONFUSED = ("kind", "direction")  # the attributes whose mistakes are told apart
 
 Mix = Literal["seen", "unseen"]
 
@@ -68,7 +69,7 @@ def measure(captioner: Captioner, mix: Mix, count: int, progress: Callable[[], N
     drafter = Drafter(captioner.drafter, captioner.prompts[0], captioner.engine.drafter_threads)
     colours = _colour_tokens(captioner)
     for number, sample in enumerate(samples(mix, count, captioner.settings.drafter_span_us)):
-        window = _window(number, sample)
+        window = window_of(number, sample)
         caption = captioner.caption(window)
         share = quality.target.add(caption.text, sample.truth)
         if share is not None:
@@ -117,7 +118,7 @@ def _colour_tokens(captioner: Captioner) -> frozenset[int]:
     return frozenset(i for i in range(tokenizer.size) if tokenizer.piece(i).strip() in COLOURS)
 
 
-def _window(number: int, sample: Sample) -> Window:
+def window_of(number: int, sample: Sample) -> Window:
     e = sample.events
     columns = (np.ascontiguousarray(e[name]) for name in ("t", "x", "y", "p"))
     frames = zip(sample.frames_us.tolist(), sample.frames, strict=True)
@@ -134,11 +135,13 @@ def figures(seen: Quality, unseen: Quality) -> dict[str, Any]:
             "attributes": seen.target.share(),
             "unseen_combinations": unseen.target.share(),
             "by_attribute": seen.target.by_attribute(),
+            "confusion": {name: seen.target.confusion(name) for name in CONFUSED},
         },
         "drafter": {
             "attributes": seen.drafter.share(SHOWN_BY_EVENTS),
             "unseen_combinations": unseen.drafter.share(SHOWN_BY_EVENTS),
             "by_attribute": seen.drafter.by_attribute(),
+            "confusion": {name: seen.drafter.confusion(name) for name in CONFUSED},
         },
         "alpha": seen.agreed / max(1, seen.tokens),
         "alpha_content": seen.agreed_content / max(1, seen.content),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isqrt
 from typing import Protocol
 
@@ -36,6 +36,15 @@ class Batch:
     seen: Tensor
     truth: NDArray[np.int8]
     drawn: NDArray[np.int64]
+
+    def at(self, device: torch.device) -> Batch:
+        """With its tensors there."""
+        return replace(self, images=self.images.to(device), seen=self.seen.to(device))
+
+    @property
+    def labels(self) -> Tensor:
+        """`truth`, beside the images."""
+        return torch.from_numpy(self.truth).to(self.images.device)
 
 
 def draw(street: Street, rng: np.random.Generator, size: int, last: int, mirror: bool) -> Batch:
@@ -130,19 +139,25 @@ class DrafterStudent:
         return View(features[:, :, 1:], features.mean(2), self.vision.pool(features))
 
 
+def device_of(student: Student) -> torch.device:
+    """Where it learns."""
+    return student.decoder.lm_head.weight.device
+
+
 def sight_loss(student: Student, rng: np.random.Generator, size: int) -> Tensor:
     """Tower warm-up: what, where, and how it moves."""
-    batch = student.draw(rng, size, whole=False)
+    batch = student.draw(rng, size, whole=False).at(device_of(student))
     view = student.look(batch, False, rng)
-    return student.heads.loss(view.patches, view.features, batch.seen, torch.from_numpy(batch.truth))
+    return student.heads.loss(view.patches, view.features, batch.seen, batch.labels)
 
 
 def text_loss(student: Student, street: Street, tokenizer: Tokenizer, rng: np.random.Generator, size: int) -> Tensor:
     """The decoder learns to speak before it sees."""
+    device = device_of(student)
     texts = [encoded(tokenizer, caption_of(row)) for row in street.truth[rng.integers(len(street), size=size)]]
-    inputs, labels = padded(texts, tokenizer.eos_id)
-    tail = student.decoder.embed(torch.tensor(student.prompt.tail_ids)).expand(size, -1, -1)
-    positions = torch.arange(len(student.prompt) - tail.shape[1], len(student.prompt))
+    inputs, labels = (part.to(device) for part in padded(texts, tokenizer.eos_id))
+    tail = student.decoder.embed(torch.tensor(student.prompt.tail_ids, device=device)).expand(size, -1, -1)
+    positions = torch.arange(len(student.prompt) - tail.shape[1], len(student.prompt), device=device)
     return caption_loss(caption_logits(student.decoder, tail, positions, inputs), labels)
 
 
@@ -155,15 +170,15 @@ def speech_loss(
     said: Sequence[Sequence[int]] | None = None,
 ) -> Tensor:
     """Captions from what is seen: the true ones, or those that were `said` of each window (token ids, [W])."""
-    batch = student.draw(rng, size, whole, mirror=said is None)
+    batch = student.draw(rng, size, whole, mirror=said is None).at(device_of(student))
     view = student.look(batch, whole, rng)
     if said is None:
         texts: list[Sequence[int]] = [encoded(tokenizer, caption_of(row)) for row in batch.truth]
     else:
         texts = [said[i] for i in batch.drawn.tolist()]
-    inputs, labels = padded(texts, tokenizer.eos_id)
+    inputs, labels = (part.to(batch.images.device) for part in padded(texts, tokenizer.eos_id))
     before, positions = prefix(student.decoder, student.prompt, view.visual, view.kept)
     loss = caption_loss(caption_logits(student.decoder, before, positions, inputs), labels)
     seen = batch.seen[:, -view.features.shape[1] :]
-    sight = student.heads.loss(view.patches, view.features, seen, torch.from_numpy(batch.truth))
+    sight = student.heads.loss(view.patches, view.features, seen, batch.labels)
     return loss + SIGHT_WEIGHT * sight

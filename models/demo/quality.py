@@ -13,6 +13,7 @@ from models.demo.data import Street, pixels_of, scene_truth
 from models.demo.speech import IGNORED, caption_logits, greedy, padded, prefix
 from models.demo.world.scoring import Score
 from models.eventgpt import EventGPT
+from models.llama import LlamaDecoder
 from models.prompts import Prompt
 from models.tokenizer import Tokenizer
 from models.video_llava import VideoLlava
@@ -28,12 +29,16 @@ def attributes_right(texts: Sequence[str], truths: Sequence[NDArray[np.int8]]) -
     return score.by_attribute() | {"all": score.share() or 0.0}
 
 
+def _pixels(squares: NDArray[np.uint8], decoder: LlamaDecoder) -> Tensor:
+    """Stored squares [B, t, S, S, 3] as pixels [B · t, 3, S, S], where the model is."""
+    return torch.from_numpy(pixels_of(squares.reshape(-1, *squares.shape[2:]))).to(decoder.lm_head.weight.device)
+
+
 @torch.no_grad()
 def target_prefix(model: VideoLlava, prompt: Prompt, street: Street, windows: NDArray[np.int64]) -> Tensor:
     """The target's prefill rows for windows of a street, [B, P, D]."""
     frames = street.images[windows]
-    pixels = torch.from_numpy(pixels_of(frames.reshape(-1, *frames.shape[2:])))
-    visual = model.vision(pixels).reshape(len(windows), prompt.num_visual, -1)
+    visual = model.vision(_pixels(frames, model.decoder)).reshape(len(windows), prompt.num_visual, -1)
     return prefix(model.decoder, prompt, visual)[0]
 
 
@@ -41,7 +46,7 @@ def target_prefix(model: VideoLlava, prompt: Prompt, street: Street, windows: ND
 def drafter_prefix(model: EventGPT, prompt: Prompt, street: Street, windows: NDArray[np.int64]) -> Tensor:
     """The drafter's prefill rows for windows of a street with events, [B, P, D]."""
     events = street.images[windows]
-    features = model.vision.features(torch.from_numpy(pixels_of(events.reshape(-1, *events.shape[2:]))))
+    features = model.vision.features(_pixels(events, model.decoder))
     visual = model.vision.pool(features.reshape(len(windows), -1, *features.shape[1:]))
     return prefix(model.decoder, prompt, visual)[0]
 
@@ -85,7 +90,9 @@ def agreement(
         texts = [[i if i < tokenizer.size else 0 for i in said[n]] for n in part.tolist()]
         inputs, labels = padded(texts, tokenizer.eos_id)
         before = drafter_prefix(drafter, prompt, street, windows[part])
-        proposed = caption_logits(drafter.decoder, before, torch.arange(before.shape[1]), inputs).argmax(-1).numpy()
+        places = torch.arange(before.shape[1], device=before.device)
+        logits = caption_logits(drafter.decoder, before, places, inputs.to(before.device))
+        proposed = logits.argmax(-1).cpu().numpy()
         wanted = labels.numpy()
         for i, among in enumerate((wanted != IGNORED, (wanted != IGNORED) & tokenizer.content[wanted])):
             right[i] += (proposed == wanted)[among].sum()

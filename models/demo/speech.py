@@ -35,18 +35,21 @@ def prefix(decoder: LlamaDecoder, prompt: Prompt, visual: Tensor, kept: Tensor |
 
     `kept` [n] are the places, among the prompt's visual rows, of the ones that are there (default: all of them).
     """
-    batch = visual.shape[0]
-    head, tail = (decoder.embed(torch.tensor(ids)).expand(batch, -1, -1) for ids in (prompt.head_ids, prompt.tail_ids))
+    batch, device = visual.shape[0], visual.device
+    head, tail = (
+        decoder.embed(torch.tensor(ids, device=device)).expand(batch, -1, -1)
+        for ids in (prompt.head_ids, prompt.tail_ids)
+    )
     first, last = len(prompt.head_ids), len(prompt.head_ids) + prompt.num_visual
     places = torch.arange(prompt.num_visual) if kept is None else kept
-    positions = torch.cat([torch.arange(first), first + places, torch.arange(last, len(prompt))])
-    return torch.cat([head, visual, tail], 1), positions
+    positions = torch.cat([torch.arange(first), first + places.cpu(), torch.arange(last, len(prompt))])
+    return torch.cat([head, visual, tail], 1), positions.to(device)
 
 
 def caption_logits(decoder: LlamaDecoder, before: Tensor, positions: Tensor, inputs: Tensor) -> Tensor:
     """Logits [B, L + 1, V] for each token of a caption: after the prefix [B, P, D], then after each input [B, L]."""
     length = inputs.shape[1]
-    places = torch.cat([positions, positions[-1] + 1 + torch.arange(length)])
+    places = torch.cat([positions, positions[-1] + 1 + torch.arange(length, device=positions.device)])
     hidden = decoder.hidden(torch.cat([before, decoder.embed(inputs)], 1), places, length + 1)
     logits: Tensor = decoder.lm_head(hidden)
     return logits
@@ -64,9 +67,9 @@ def greedy(decoder: LlamaDecoder, before: Tensor, eos: int, longest: int = LONGE
     values: list[Tensor] = []
     x, position = before, 0
     said: list[Tensor] = []
-    open_ = torch.ones(before.shape[0], dtype=torch.bool)
+    open_ = torch.ones(before.shape[0], dtype=torch.bool, device=before.device)
     while len(said) < longest and bool(open_.any()):
-        cos, sin = decoder.angles(torch.arange(position, position + x.shape[1]), x.dtype)
+        cos, sin = decoder.angles(torch.arange(position, position + x.shape[1], device=x.device), x.dtype)
         position += x.shape[1]
         for i, layer in enumerate(decoder.layers):
             query, key, value = layer.self_attn.project(layer.input_layernorm(x), cos, sin)

@@ -23,6 +23,7 @@ Report = Callable[[int, float], None]  # steps done, smoothed loss
 
 SAVE_SECONDS = 60.0
 CLIP_NORM = 1.0
+MUON_RATE = 4.0  # Muon's rate ÷ AdamW's: its updates are even in all directions, so larger ones stay stable
 
 
 def run_stage(
@@ -44,7 +45,7 @@ def run_stage(
     path = folder / f"{name}.pt"
     first, smoothed = 0, math.nan
     if path.exists():
-        saved = torch.load(path, weights_only=True)
+        saved = torch.load(path, map_location="cpu", weights_only=True)
         state.load_state_dict(saved["weights"])
         first, smoothed = int(saved["step"]), float(saved["loss"])
         if first < stage.steps:
@@ -99,12 +100,12 @@ def _optimisers(state: nn.Module, slow: set[int], stage: Stage) -> list[torch.op
         (hidden if inside else rest)[id(parameter) in slow].append(parameter)
     rates = (stage.rate, stage.tower_rate)
 
-    def groups(kind: list[list[nn.Parameter]]) -> list[dict[str, Any]]:
-        return [{"params": params, "peak": rate} for params, rate in zip(kind, rates, strict=True) if params]
+    def groups(kind: list[list[nn.Parameter]], times: float = 1.0) -> list[dict[str, Any]]:
+        return [{"params": params, "peak": times * rate} for params, rate in zip(kind, rates, strict=True) if params]
 
     built: list[torch.optim.Optimizer] = []
     if any(hidden):
-        built.append(Muon(groups(hidden), weight_decay=0.01))
+        built.append(Muon(groups(hidden, MUON_RATE), weight_decay=0.01))
     if any(rest):
         built.append(torch.optim.AdamW(groups(rest), lr=0.0, betas=(0.9, 0.98), weight_decay=0.01))
     return built

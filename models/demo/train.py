@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -41,6 +42,7 @@ class Workshop:
     out: Path
     recipe: Recipe
     progress: Progress
+    device: torch.device
 
     @property
     def work(self) -> Path:
@@ -91,7 +93,7 @@ class Workshop:
                 last[0] = time.monotonic()
                 self.say(f"{name} {step}/{stage.steps} loss {smoothed:.3f} ({last[0] - started:.0f} s)")
 
-        modules = [student.vision, student.decoder, student.heads]
+        modules = [module.to(self.device) for module in (student.vision, student.decoder, student.heads)]
         run_stage(name, stage, modules, student.tower, loss, self.work, report)
         self.progress.remove_task(task)
 
@@ -111,13 +113,23 @@ class Workshop:
 
 
 def train_demo(out: Path, smoke: bool = False) -> dict[str, Any]:
-    """Train the pair into `out` and return its quality on held-out windows. Resumes what an earlier run left there."""
+    """Train the pair into `out` and return its quality on held-out windows. Resumes what an earlier run left there.
+
+    `smoke` first measures the untrained pair, for comparison: under `untrained` in what is returned.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[note]}")) as progress:
-        shop = Workshop(out, SMOKE if smoke else FULL, progress)
+        shop = Workshop(out, SMOKE if smoke else FULL, progress, device)
+        before: dict[str, Any] = {}
+        if smoke:
+            nobody = new_target(SEED).to(device).eval(), new_drafter(SEED + 1).to(device).eval()
+            before = {"untrained": measure(shop, *nobody)}
         target = teach_target(shop)
-        drafter = teach_drafter(shop)
-        return align(shop, target, drafter)
+        drafter = align(shop, target, teach_drafter(shop))
+        measured = measure(shop, target, drafter) | before
+    (out / "quality.json").write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+    return measured
 
 
 def teach_target(shop: Workshop) -> VideoLlava:
@@ -146,9 +158,9 @@ def teach_drafter(shop: Workshop) -> EventGPT:
     return model
 
 
-def align(shop: Workshop, target: VideoLlava, drafter: EventGPT) -> dict[str, Any]:
-    """The drafter's last lesson is the target's own captions; then both are rounded, saved and measured."""
-    tokenizer, eos, last = shop.tokenizer, shop.tokenizer.eos_id, shop.recipe.drafter_aligned
+def align(shop: Workshop, target: VideoLlava, drafter: EventGPT) -> EventGPT:
+    """The drafter's last lesson is the target's own captions."""
+    tokenizer, last = shop.tokenizer, shop.recipe.drafter_aligned
     told = shop.recipe.told_seeds
     student = DrafterStudent(drafter, shop.street("events", 0, told), shop.drafter_prompt(drafter))
     said = _target_says(shop, target, shop.street("frames", 0, told))
@@ -159,9 +171,13 @@ def align(shop: Workshop, target: VideoLlava, drafter: EventGPT) -> dict[str, An
         lambda rng: lessons.speech_loss(student, tokenizer, rng, last.batch, True, said),
     )
     round_to_half(drafter)
-    drafter.eval()
     save_drafter(drafter, shop.out / "drafter", shop.out / "tokenizer.json")
+    return drafter.eval()
 
+
+def measure(shop: Workshop, target: VideoLlava, drafter: EventGPT) -> dict[str, Any]:
+    """How right both are, and how well they agree, on the checked windows; printed and returned."""
+    tokenizer, eos = shop.tokenizer, shop.tokenizer.eos_id
     (frames, events), checked = shop.validation, shop.checked
     prompt = shop.drafter_prompt(drafter)
     theirs = quality.target_captions(target, shop.target_prompt(target), frames, checked, eos)
@@ -177,7 +193,6 @@ def align(shop: Workshop, target: VideoLlava, drafter: EventGPT) -> dict[str, An
         "fully_accepted_share": accepted,
     }
     shop.say(f"α {alpha:.3f}, on content words {alpha_content:.3f}; captions wholly accepted {accepted:.3f}")
-    (shop.out / "quality.json").write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
     return measured
 
 

@@ -41,3 +41,10 @@ def test_an_empty_scene_asks_for_nothing() -> None:
     score = Score()
     assert score.add("Nothing moves.", SceneTruth(())) is None
     assert score.share() is None
+
+
+def test_confusion_tells_what_was_said_instead() -> None:
+    score = Score()
+    score.add(caption(SceneTruth((ObjectTruth("car", "red", "near", "left", "fast"),))), SceneTruth((TRUCK,)))
+    score.add(caption(SceneTruth((TRUCK,))), SceneTruth((TRUCK, BALL)))
+    assert score.confusion("kind") == {"truck": {"car": 1, "truck": 1}, "ball": {"nothing": 1}}
