@@ -14,11 +14,14 @@ import structlog
 
 from app.decoding.model import CachedSequence, LanguageModel
 from app.decoding.sampling import GREEDY, Sampler
+from app.decoding.tree import TokenTree
 from app.telemetry.spans import SpanRecorder
 from models.prompts import Prompt
 from models.runtimes.contract import Floats
 
 log = structlog.get_logger()
+
+UNSURE = 0.5  # probability of a first token below which its runner-up is proposed as well
 
 Worth = Callable[[int, float], bool]  # (tokens drafted so far, probability that the run stands) -> draft another one?
 
@@ -44,6 +47,7 @@ class Drafter:
         self._next: list[int] = []  # tokens behind those, still pending
         self._prompt_pending: Floats | None = None  # the prompt's embeddings until they are prefilled
         self._sampler = GREEDY
+        self.runner_up: int | None = None  # the other first token of the last draft, where the first was unsure
         self._lost = False  # the target said an id that has no embedding here: no more drafts for this caption
 
     def begin(self, pixels: Floats, recorder: SpanRecorder, sampler: Sampler = GREEDY) -> None:
@@ -57,6 +61,12 @@ class Drafter:
         self.sequence.begin(self.prompt, visual)
         self._prompt_pending = self.sequence.pending
         self._fed, self._next, self._lost = [], [], False
+        self.runner_up = None
+
+    @property
+    def lost(self) -> bool:
+        """It has no more drafts for this caption."""
+        return self._lost
 
     def sit_out(self) -> None:
         """No drafts for this caption: it was called off before its inputs were encoded, or the drafter failed."""
@@ -104,6 +114,8 @@ class Drafter:
             if row is None:
                 return
             token, probability = self.pick(row, len(self._fed))
+            if not out:
+                self.runner_up = self._second(row, token) if probability < UNSURE else None
             run *= probability
             out.append(token)
             if token == self.model.eos_id:
@@ -119,18 +131,55 @@ class Drafter:
         token = int(scores.argmax())
         return token, float(1.0 / np.exp(scores - scores[token]).sum())
 
+    def _second(self, row: Floats, first: int) -> int:
+        """The likeliest token but one."""
+        rest = self._sampler.scores(row, len(self._fed)).copy()
+        rest[first] = -np.inf
+        return int(rest.argmax())
+
+    def candidates(self, row: Floats, place: int, count: int) -> list[tuple[int, float]]:
+        """The `count` likeliest tokens for a position, as `pick`, each with how likely it is to be the target's."""
+        token, probability = self.pick(row, place)
+        scores = self._sampler.scores(row, place).copy()
+        scores[token] = -np.inf
+        others = [int(other) for other in np.argsort(-scores)[: count - 1] if np.isfinite(scores[other])]
+        if not others:
+            return [(token, probability)]
+        shares = np.exp(scores - scores[others[0]])
+        shares *= (1.0 - probability) / shares.sum()
+        return [(token, probability), *((other, float(shares[other])) for other in others)]
+
     def _step(self, recorder: SpanRecorder) -> Floats | None:
         """Feed what is pending; the logits [vocabulary] after it, or None when the cache is full."""
+        logits = self._feed(TokenTree(0), recorder)
+        return None if logits is None else logits[0]
+
+    def feed_tree(self, tree: TokenTree, recorder: SpanRecorder) -> Floats | None:
+        """Feed what is pending and a tree behind it; logits [1 + len(tree), vocabulary], None when there are no more.
+
+        The rows of the tree's nodes are not part of the text; the next pass overwrites them, unless `keep` did. The
+        first row of logits is missing when nothing was pending: then the text's last row was fed before.
+        """
+        return None if self._lost else self._feed(tree, recorder)
+
+    def keep(self, tree: TokenTree, path: Sequence[int]) -> None:
+        """The verified text runs through these nodes of the last `feed_tree`: their rows move together."""
+        self.sequence.advance_path(path, ())
+        self._fed += [tree.tokens[node] for node in path]
+
+    def _feed(self, tree: TokenTree, recorder: SpanRecorder) -> Floats | None:
         decoder, prompt = self.model.decoder, self._prompt_pending
         rows = decoder.embed(np.asarray(self._next, np.int64))
         self.sequence.pending = rows if prompt is None else np.concatenate([prompt, rows])
-        if self.sequence.length + len(self.sequence.pending) > decoder.s_max:
+        count = len(self.sequence.pending) + len(tree)
+        if self.sequence.length + count > decoder.s_max:
             return None
-        with recorder.span("decode" if prompt is None else "prefill", "drafter", tokens=len(self.sequence.pending)):
-            logits = self.sequence.forward((), self.threads.step if prompt is None else self.threads.prefill)
+        with recorder.span("decode" if prompt is None else "prefill", "drafter", tokens=count):
+            threads = self.threads.step if prompt is None else self.threads.prefill
+            logits = self.sequence.forward_tree(tree, threads)
         self._fed += self._next
         self._next, self._prompt_pending = [], None
-        return logits[0, : self.model.vocabulary]
+        return logits[:, : self.model.vocabulary]
 
 
 class FreeRun:

@@ -70,13 +70,14 @@ class CachedSequence:
     def forward(self, drafts: Sequence[int], threads: int) -> Floats:
         """Feed the pending rows and the drafts; logits [1 + len(drafts), V] after the last pending row and each draft.
 
-        The pending rows become valid; the drafts are in the cache, yet not valid until `advance` accepts them.
+        The pending rows become valid; the drafts are in the cache, yet not valid until `advance` accepts them. With
+        nothing pending there is no first row of logits.
         """
         count = len(self.pending)
         rows = self.pending
         if drafts:
             rows = np.concatenate([rows, self.model.decoder.embed(np.asarray(drafts, np.int64))])
-        wanted: Ints = np.arange(count - 1, count + len(drafts), dtype=np.int64)
+        wanted: Ints = np.arange(max(0, count - 1), count + len(drafts), dtype=np.int64)
         logits = self.model.decoder.forward(rows, self.length, wanted, threads)
         self._grow(count)
         self.pending = self.pending[:0]
@@ -92,7 +93,7 @@ class CachedSequence:
         decoder, count = self.model.decoder, len(self.pending)
         rows = np.concatenate([self.pending, decoder.embed(np.asarray(tree.tokens, np.int64))])
         positions = np.concatenate([np.arange(count), count + tree.positions()]) + self.length
-        wanted: Ints = np.arange(count - 1, count + len(tree), dtype=np.int64)
+        wanted: Ints = np.arange(max(0, count - 1), count + len(tree), dtype=np.int64)
         logits = decoder.forward_tree(rows, positions, tree.mask(count), self.length, wanted, threads)
         self._grow(count)
         self.pending = self.pending[:0]

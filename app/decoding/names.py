@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from typing import Literal
 
-StrategyName = Literal["autoregressive", "speculative", "prefill_hiding", "pearl", "amusd", "dsi"]
+StrategyName = Literal["autoregressive", "speculative", "prefill_hiding", "pearl", "amusd", "dsi", "ssd", "swiftspec"]

@@ -13,6 +13,7 @@ from threading import Condition
 from typing import Self
 
 from app.decoding.autoregressive import decode_alone
+from app.decoding.costs import MAX_DRAFT
 from app.decoding.engine import Engine, Job
 from app.decoding.transcript import Transcript
 
@@ -49,6 +50,12 @@ class ParallelStrategy:
     def decode(self, transcript: Transcript, job: Job) -> None:
         """The schedule itself: the whole caption, both prefills included."""
         raise NotImplementedError
+
+
+def drafts_per_pass(engine: Engine) -> int:
+    """Steps of the drafter within one pass of the target: T_target / T_draft, at least 1."""
+    costs = engine.guard.costs
+    return max(1, min(MAX_DRAFT, round(costs.target_step.ms / costs.drafter_step.ms)))
 
 
 class Companion(ABC):
@@ -98,11 +105,11 @@ class Companion(ABC):
     def work(self) -> None:
         """What it does once the drafter's prompt is pending; returns soon after `stopped` is set."""
 
-    def until(self, reached: Callable[[], bool]) -> None:
+    def until(self, reached: Callable[[], object]) -> None:
         """The strategy waits until `reached`, or until nothing more can come. Raises TimeoutError when nothing does.
 
         `reached` is called with the condition held.
         """
         with self.changed:
-            if not self.changed.wait_for(lambda: self.ended or reached(), PATIENCE_S):
+            if not self.changed.wait_for(lambda: self.ended or bool(reached()), PATIENCE_S):
                 raise TimeoutError(f"drafter: no step ended within {PATIENCE_S:.0f} s; is its device hanging?")

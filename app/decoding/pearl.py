@@ -12,10 +12,9 @@ logits pre-verify the first draft token for free.
 
 from __future__ import annotations
 
-from app.decoding.costs import MAX_DRAFT
 from app.decoding.draft_loop import DraftLoop
 from app.decoding.engine import Job
-from app.decoding.parallel import ParallelStrategy
+from app.decoding.parallel import ParallelStrategy, drafts_per_pass
 from app.decoding.transcript import Transcript
 
 
@@ -25,7 +24,8 @@ class Pearl(ParallelStrategy):
     name = "pearl"
 
     def decode(self, transcript: Transcript, job: Job) -> None:
-        engine, gamma = self.engine, self.gamma()
+        engine = self.engine
+        gamma = engine.settings.draft_tokens or drafts_per_pass(engine)  # γ
         seq: list[int] = []  # the verified tokens, and behind them what is left of the pending block
         with DraftLoop(engine, job, length=gamma) as drafter:
             engine.begin_target(job)
@@ -44,8 +44,3 @@ class Pearl(ParallelStrategy):
                 hidden = drafter.hidden(transcript.tokens)
                 engine.target_pass("verify" if pending else "decode", pending, transcript, job, hidden=hidden)
             drafter.count_foreseen(seq, transcript)
-
-    def gamma(self) -> int:
-        """γ, the block that D drafts while T runs once."""
-        costs, forced = self.engine.guard.costs, self.engine.settings.draft_tokens
-        return forced or max(1, min(MAX_DRAFT, round(costs.target_step.ms / costs.drafter_step.ms)))

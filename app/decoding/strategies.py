@@ -11,6 +11,8 @@ from app.decoding.engine import Engine, Strategy
 from app.decoding.pearl import Pearl
 from app.decoding.prefill_hiding import PrefillHiding
 from app.decoding.speculative import Speculative
+from app.decoding.ssd import Ssd
+from app.decoding.swiftspec import SwiftSpec
 
 STRATEGIES: dict[str, Callable[[Engine], Strategy]] = {
     Autoregressive.name: Autoregressive,
@@ -19,6 +21,8 @@ STRATEGIES: dict[str, Callable[[Engine], Strategy]] = {
     Pearl.name: Pearl,
     Amusd.name: Amusd,
     Dsi.name: Dsi,
+    Ssd.name: Ssd,
+    SwiftSpec.name: SwiftSpec,
 }
 
 
