@@ -67,6 +67,7 @@ def captioner_settings(config: Config, demo: bool) -> CaptionerSettings:
         frames=config.windows.frames,
         drafter_span_us=_drafter_span_ms(config, demo) * 1000,
         threads=_fixed_threads(config),
+        sources=tuple(decoding.sources),
         sampling=Sampling(decoding.temperature, decoding.top_p, decoding.seed),
     )
 

@@ -12,28 +12,22 @@ SLOW_S = 60.0  # between tries once the budget is spent
 
 
 class RestartBudget:
-    """`most` restarts in ten minutes; `spent` tells that there are none left, for now."""
+    """`most` restarts in ten minutes; `spent` tells that the last one asked for was over it."""
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.total = 0
+        self.spent = False
         self._at: deque[float] = deque()
-
-    @property
-    def spent(self) -> bool:
-        self._forget()
-        return len(self._at) > self.most
 
     def delay_s(self) -> float:
         """Count one restart and say how long to wait before it: doubling, with jitter; a minute when spent."""
-        self._forget()
-        self._at.append(time.monotonic())
-        self.total += 1
-        if self.spent:
-            self._at.popleft()  # memory stays what it is, however long the part is away
-            return SLOW_S
-        return min(LONGEST_S, FIRST_S * 2.0 ** (len(self._at) - 1)) * random.uniform(0.75, 1.0)
-
-    def _forget(self) -> None:
-        while self._at and time.monotonic() - self._at[0] > SPAN_S:
+        now_s = time.monotonic()
+        while self._at and now_s - self._at[0] > SPAN_S:
             self._at.popleft()
+        self.total += 1
+        self.spent = len(self._at) >= self.most
+        if self.spent:
+            return SLOW_S
+        self._at.append(now_s)
+        return min(LONGEST_S, FIRST_S * 2.0 ** (len(self._at) - 1)) * random.uniform(0.75, 1.0)
