@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,12 @@ from app.decoding.calibration import available_cores, calibrate, median_ms
 from app.decoding.costs import Costs
 from app.decoding.drafting import Drafter
 from app.decoding.engine import Engine, Job, Settings, Strategy
-from app.decoding.guard import Acceptance, Guard
+from app.decoding.guard import Guard
 from app.decoding.plan_cache import cache_key, cached, installed, processor
 from app.decoding.sampling import GREEDY_SAMPLING, Sampling
+from app.decoding.sources import SOURCES
 from app.decoding.strategies import make_strategy
+from app.decoding.survival import Acceptance
 from app.decoding.transcript import Transcript
 from app.records import Caption, Token
 from app.telemetry.spans import SpanRecorder
@@ -44,6 +46,7 @@ class CaptionerSettings:
     drafter_span_us: int = 50_000
     threads: tuple[tuple[str, int], ...] = ()  # (phase of Costs, threads) where it is not to be measured
     sampling: Sampling = GREEDY_SAMPLING
+    sources: tuple[str, ...] = SOURCES
     prior_alpha: float = 0.8  # acceptance before anything was measured
 
 
@@ -92,6 +95,7 @@ class Captioner:
                 settings.placement,
                 settings.draft_tokens,
                 settings.sampling,
+                settings.sources,
             ),
         )
         self._strategy: Strategy = make_strategy(settings.strategy, self.engine)
@@ -103,6 +107,7 @@ class Captioner:
         """Change the schedule between two captions; models, caches and what the guard has learnt stay."""
         self._strategy.abandon()
         self.engine.settings.placement = placement
+        self.engine.guard.forget_times()
         self._strategy = make_strategy(strategy, self.engine)
 
     def set_question(self, question: str) -> None:
@@ -126,15 +131,22 @@ class Captioner:
     @property
     def drafts_ahead(self) -> bool:
         """Whether a partial window is of any use to this strategy."""
-        return self._strategy.name == "prefill_hiding" and self.settings.placement in (None, "lead")
+        return (
+            self._strategy.name == "prefill_hiding"
+            and "drafter" in self.settings.sources
+            and self.settings.placement in (None, "lead")
+        )
 
-    def draft_ahead(self, window: Window) -> None:
+    def draft_ahead(self, window: Window, camera: str = "") -> None:
         """Start the draft of a window that has not closed yet (placement `lead`)."""
         self._ahead = window.index
-        self._strategy.draft_ahead(self._job(window, SpanRecorder()))
+        self._strategy.draft_ahead(self._job(window, camera, SpanRecorder()))
 
-    def caption(self, window: Window) -> Caption:
-        """The verified caption of a closed window. Raises ValueError for a window without frames."""
+    def caption(self, window: Window, camera: str = "") -> Caption:
+        """The verified caption of a closed window. Raises ValueError for a window without frames.
+
+        camera: whose earlier captions may propose this one.
+        """
         if not window.frames:
             raise ValueError("a window without frames has no verified caption")
         started = time.monotonic_ns()
@@ -142,7 +154,7 @@ class Captioner:
             self._strategy.abandon()
         self._ahead = None
         recorder = SpanRecorder()
-        transcript, placement = self._strategy.run(self._job(window, recorder))
+        transcript, placement = self._strategy.run(self._job(window, camera, recorder))
         finished = time.monotonic_ns()
         return self._caption(window, transcript, placement, recorder, started, finished)
 
@@ -168,7 +180,7 @@ class Captioner:
                 model.decoder.warm_up(len(prompt), 1, prefilling)
                 model.decoder.warm_up(1, 1, stepping)
 
-    def _job(self, window: Window, recorder: SpanRecorder) -> Job:
+    def _job(self, window: Window, camera: str, recorder: SpanRecorder) -> Job:
         def target_pixels() -> Floats:
             with recorder.span("preprocess", "host", model="target"):
                 return self.target.pixels_from_frames([chosen.frame.image for chosen in window.frames])
@@ -184,7 +196,9 @@ class Captioner:
             if tell:
                 tell(window, self.target.tokenizer.decode(tokens).strip())
 
-        return Job(target_pixels, drafter_pixels, recorder, show_draft, caption=window.start_us)
+        return Job(
+            target_pixels, drafter_pixels, recorder, show_draft, window.start_us, f"{camera}\n{self.settings.question}"
+        )
 
     def _caption(
         self,
@@ -231,6 +245,7 @@ class Captioner:
             *(found for name in ("onnxruntime", "torch") if (found := installed(name))),
             self.settings.question,
             str(self.settings.threads),
+            *(part.name for part in fields(Costs)),
         )
         step = np.zeros((1, self.target.decoder.width), np.float32)
         row, length = np.zeros(1, np.int64), len(self.prompts[1])

@@ -17,6 +17,8 @@ from app.yaml_source import ConfigError, YamlSource, explain
 BUNDLED_PAIR = Path(__file__).parents[1] / "models" / "demo" / "pair"
 
 Role = Literal["drafter", "target"]
+DraftSource = Literal["drafter", "history"]
+SOURCES: tuple[DraftSource, ...] = ("drafter", "history")
 
 Threads = Literal["auto"] | Annotated[int, Field(ge=1, le=256)]
 
@@ -75,6 +77,13 @@ class DecodingConfig(Section):
     )
     draft_tokens: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = Field(
         default="auto", title="Draft length", description="Tokens of a draft; auto: follows the measured acceptance."
+    )
+    sources: list[DraftSource] = Field(
+        default_factory=lambda: list[DraftSource](SOURCES),
+        min_length=1,
+        title="Draft sources",
+        description="Who proposes tokens: the event camera's drafter, and this camera's own recent captions (history), "
+        "which cost nothing. Strategies other than prefill_hiding use the drafter alone.",
     )
     temperature: float = Field(
         default=0.0,

@@ -22,6 +22,7 @@ class DecodingStats:
     accepted_hidden_tokens: int = 0
     num_spec_steps: int = 0
     acceptance_histogram: tuple[int, ...] = ()  # [k]: verify passes that accepted k draft tokens
+    drafted_per_position: tuple[int, ...] = ()  # [n]: verify passes with a draft longer than n tokens
     alpha_trials: int = 0  # draft tokens that were compared with the target's pick (the first mismatch included)
     alpha_hits: int = 0
     content_trials: int = 0  # the same for content words
@@ -30,6 +31,12 @@ class DecodingStats:
     @property
     def draft_acceptance_rate(self) -> float | None:
         return self.num_accepted_draft_tokens / self.num_draft_tokens if self.num_draft_tokens else None
+
+    @property
+    def acceptance_per_position(self) -> tuple[float, ...]:
+        """[n]: of the drafts that had a token n (from 0), the share whose first n + 1 tokens all stood."""
+        passed = [sum(self.acceptance_histogram[n + 1 :]) for n in range(len(self.drafted_per_position))]
+        return tuple(stood / drafted for stood, drafted in zip(passed, self.drafted_per_position, strict=True))
 
     @property
     def mean_acceptance_length(self) -> float | None:

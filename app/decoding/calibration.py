@@ -15,7 +15,10 @@ from app.decoding.model import LanguageModel
 from models.prompts import Prompt
 from models.runtimes.contract import Floats
 
-VERIFY_ROWS = (2, 4, 8, 16, 32)
+VERIFY_ROWS = (2, 4, 8, 16, 32, 64)
+FUSED_ROWS = (8, 32)
+USUAL_ROWS = 32
+TREE_ROWS = 8  # of the tree whose masked pass is compared with the causal one
 
 
 def available_cores() -> int:
@@ -49,8 +52,10 @@ class _Probe:
         self.model, self.pixels = model, pixels
         self.head = len(prompt.head_ids)
         self.rows = prompt.num_visual + len(prompt.tail_ids)
+        self.tail = len(prompt.tail_ids)
+        self.room = min(64, model.decoder.s_max - self.head - self.rows)  # rows behind the prompt
         width = model.decoder.width
-        self.embeddings = np.random.default_rng(0).standard_normal((self.rows + 64, width), np.float32) * 0.02
+        self.embeddings = np.random.default_rng(0).standard_normal((self.rows + self.room, width), np.float32) * 0.02
 
     def encode(self, threads: int) -> None:
         self.model.vision.encode(self.pixels, threads)
@@ -63,6 +68,43 @@ class _Probe:
     def verify(self, threads: int, rows: int = 1) -> None:
         wanted = np.arange(rows, dtype=np.int64)
         self.model.decoder.forward(self.embeddings[:rows], self.head + self.rows, wanted, threads)
+
+    def verify_tree(self, threads: int, rows: int) -> None:
+        self._masked(self.head + self.rows, rows, rows, threads)
+
+    def prefill_tree(self, threads: int, extra: int) -> None:
+        """The prompt up to its tail, then the tail and a tree in the masked form."""
+        before = self.rows - self.tail
+        if before:
+            self.model.decoder.forward(self.embeddings[:before], self.head, np.empty(0, np.int64), threads)
+        self._masked(self.head + before, self.tail + extra, extra + 1, threads)
+
+    def _masked(self, length: int, rows: int, wanted: int, threads: int) -> None:
+        places, mask = np.arange(rows) + length, np.tri(rows, dtype=np.bool_)
+        rows_wanted = np.arange(rows - wanted, rows)
+        self.model.decoder.forward_tree(self.embeddings[:rows], places, mask, length, rows_wanted, threads)
+
+
+def _alternately(calls: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """Median duration of each call, taken in turn: a machine that drifts is fair to all."""
+    times: list[list[float]] = [[] for _ in calls]
+    for _ in range(repeats + 1):
+        for call, durations in zip(calls, times, strict=True):
+            start = time.perf_counter()
+            call()
+            durations.append((time.perf_counter() - start) * 1e3)
+    return [statistics.median(durations[1:]) for durations in times]
+
+
+def _tree_costs_more(chain: Callable[[], object], tree: Callable[[], object], repeats: int) -> float:
+    chain_ms, tree_ms = _alternately([chain, tree], repeats)
+    return max(0.0, tree_ms - chain_ms)
+
+
+def _slope(rows: Sequence[int], times: Sequence[float]) -> float:
+    """Milliseconds a row, up to the longest of usual drafts."""
+    last = max(n for n, count in enumerate(rows) if count <= USUAL_ROWS)
+    return max(0.0, (times[last] - times[0]) / (rows[last] - rows[0])) if last else 0.0
 
 
 def _best(call: Callable[[int], object], options: Sequence[int], repeats: int) -> Phase:
@@ -92,9 +134,18 @@ def calibrate(
     d, t = _Probe(drafter, prompts[0], pixels[0]), _Probe(target, prompts[1], pixels[1])
     step = best("target_step", t.verify, 21)
     threads = step.threads
-    curve = {rows: median_ms(lambda n=rows: t.verify(threads, n)) for rows in VERIFY_ROWS}  # type: ignore[misc]
+    curve = {rows: median_ms(lambda n=rows: t.verify(threads, n)) for rows in VERIFY_ROWS if rows <= t.room}  # type: ignore[misc]
     prefill = best("target_prefill", t.prefill, 5)
-    fused = median_ms(lambda: t.prefill(prefill.threads, 16), 5)
+    verify_tree_ms = _tree_costs_more(
+        lambda: t.verify(threads, min(TREE_ROWS, t.room)), lambda: t.verify_tree(threads, min(TREE_ROWS, t.room)), 9
+    )
+    fused_tree_ms = _tree_costs_more(
+        lambda: t.prefill(prefill.threads, min(TREE_ROWS, t.room)),
+        lambda: t.prefill_tree(prefill.threads, min(TREE_ROWS, t.room)),
+        5,
+    )
+    fused_rows = (0, *(rows for rows in FUSED_ROWS if rows <= t.room))
+    fused = _alternately([lambda n=rows: t.prefill(prefill.threads, n) for rows in fused_rows], 5)  # type: ignore[misc]
     shared = (max(1, options[-1] - 1), 1)
     alone, together, drafter_step = _overlap(d, t, shared)
     return Costs(
@@ -104,13 +155,16 @@ def calibrate(
         target_encode=best("target_encode", t.encode, 5),
         target_prefill=prefill,
         target_step=step,
-        verify_row_ms=max(0.0, (curve[16] - step.ms) / 15),
-        fused_row_ms=max(0.0, (fused - prefill.ms) / 16),
+        verify_row_ms=_slope((1, *curve), (step.ms, *curve.values())),
+        fused_row_ms=_slope(fused_rows, fused),
         overlap_target_ms=together,
         overlap_alone_ms=alone,
         overlap_step_ms=drafter_step,
         overlap_threads=shared,
         verify_curve=curve,
+        fused_curve=dict(zip(fused_rows, fused, strict=True)),
+        verify_tree_ms=verify_tree_ms,
+        fused_tree_ms=fused_tree_ms,
     )
 
 

@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 MAX_DRAFT = 64  # no plan asks for more drafts in one verify pass
+MAX_PAID = 16  # nor makes more at the caption's cost before it verifies them
+FREE = 1.1  # a pass that costs less than this many steps is as good as a step
+
+Curve = Sequence[float]  # [n], n = 0 … MAX_DRAFT: the probability that the first n drafts all stand; [0] is 1
 
 
 def expected_accepted(alpha: float, drafts: int) -> float:
-    """Expected accepted tokens of a chain of `drafts`: α + α² + … + αⁿ."""
+    """Expected accepted tokens of a chain of `drafts`, each standing with probability α: α + α² + … + αⁿ."""
     if alpha >= 1.0:
         return float(drafts)
     return alpha * (1.0 - alpha**drafts) / (1.0 - alpha)
+
+
+def iid(alpha: float) -> Curve:
+    """The curve of a draft whose tokens each stand with probability α."""
+    return [alpha**n for n in range(MAX_DRAFT + 1)]
+
+
+def accepted(curve: Curve, drafts: int) -> float:
+    """Expected accepted tokens of a chain of `drafts`."""
+    return sum(curve[1 : drafts + 1])
+
+
+def either(one: Curve, other: Curve) -> Curve:
+    """The longer run of two drafts that fail independently."""
+    return [1.0 - (1.0 - a) * (1.0 - b) for a, b in zip(one, other, strict=True)]
+
+
+NEVER: Curve = iid(0.0)  # of a source that does not exist
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +48,10 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Measured costs in milliseconds; every phase at its own best thread count."""
+    """Measured costs in milliseconds; every phase at its own best thread count.
+
+    Curves of a first draft (behind the prompt) and of a later one differ: what follows a mistake is another text.
+    """
 
     drafter_encode: Phase
     drafter_prefill: Phase
@@ -41,7 +66,10 @@ class Costs:
     overlap_step_ms: float  # a drafter step meanwhile
     drafter_preprocess_ms: float = 0.0  # rendering a window's events and resizing the pictures
     overlap_threads: tuple[int, int] = (1, 1)  # (target, drafter) while both run
-    verify_curve: dict[int, float] = field(default_factory=dict)  # rows -> ms
+    verify_curve: dict[int, float] = field(default_factory=dict)  # rows, ascending -> ms
+    fused_curve: dict[int, float] = field(default_factory=dict)  # drafts in the last prefill pass, ascending -> ms
+    verify_tree_ms: float = 0.0  # what the masked form costs a verify pass more than the causal one
+    fused_tree_ms: float = 0.0  # what ending the prefill with a tree costs more than ending it with a chain
 
     @property
     def drafter_start_ms(self) -> float:
@@ -56,57 +84,104 @@ class Costs:
         return self.target_encode.ms + self.target_prefill.ms
 
     def verify_ms(self, rows: int) -> float:
-        """A verify pass of `rows` rows; one row is a decode step."""
-        return self.target_step.ms + (rows - 1) * self.verify_row_ms
+        """A verify pass of `rows` rows; one row is a decode step. Between measured rows, on the line between them."""
+        below, below_ms = 1, self.target_step.ms
+        for measured, ms in self.verify_curve.items():
+            if rows <= measured:
+                return below_ms + (max(ms, below_ms) - below_ms) * (rows - below) / max(1, measured - below)
+            below, below_ms = measured, max(ms, below_ms)
+        return below_ms + (rows - below) * self.verify_row_ms
 
-    def speculative_token_ms(self, alpha: float, drafts: int) -> float:
+    @property
+    def knee(self) -> int:
+        """Rows that a verify pass carries for free: it costs no more than a decode step and a tenth."""
+        return max(rows for rows in range(1, MAX_DRAFT + 1) if self.verify_ms(rows) <= FREE * self.target_step.ms)
+
+    def verify_price(self, drafts: int) -> float:
+        """What draft number `drafts` (0, 1, …) of a verify pass costs it, in target steps."""
+        return (self.verify_ms(drafts + 2) - self.verify_ms(drafts + 1)) / self.target_step.ms
+
+    def worth_verifying(self, curve: Curve, limit: int) -> int:
+        """How many drafts that cost nothing to make are worth their rows in a verify pass."""
+        return _worthwhile(curve, limit, self.verify_price)
+
+    def speculative_token_ms(self, curve: Curve, drafts: int) -> float:
         """Cost of a verified token in the decode phase when each pass carries `drafts` fresh drafts."""
         spent = drafts * self.drafter_step.ms + self.verify_ms(drafts + 1)
-        return spent / (1.0 + expected_accepted(alpha, drafts))
+        return spent / (1.0 + accepted(curve, drafts))
 
-    def best_draft_length(self, alpha: float) -> int:
+    def best_draft_length(self, curve: Curve) -> int:
         """The γ with the cheapest verified token; 0 when the target alone is cheaper (the guard)."""
-        options: Sequence[int] = range(17)
-        return min(options, key=lambda drafts: self.speculative_token_ms(alpha, drafts))
+        best, best_ms, hits = 0, self.target_step.ms, 0.0
+        for drafts in range(1, MAX_PAID + 1):
+            hits += curve[drafts]
+            token_ms = (drafts * self.drafter_step.ms + self.verify_ms(drafts + 1)) / (1.0 + hits)
+            if token_ms < best_ms:
+                best, best_ms = drafts, token_ms
+        return best
 
-    def free_draft_length(self, alpha: float, limit: int) -> int:
-        """How many drafts that cost nothing to make are worth their rows in the fused pass: αⁿ · step > row."""
-        length = 0
-        while length < min(limit, MAX_DRAFT) and alpha ** (length + 1) * self.target_step.ms > self.fused_row_ms:
-            length += 1
-        return length
+    def fused_price(self, drafts: int) -> float:
+        """What one more draft costs the last prefill pass, in target steps."""
+        return self.fused_row_ms / self.target_step.ms
 
-    def decode_ms(self, alpha: float, tokens: float, drafter_started: bool) -> float:
+    def free_draft_length(self, curve: Curve, limit: int) -> int:
+        """How many drafts that cost nothing to make are worth their rows in the fused pass: S(n) · step > row."""
+        return _worthwhile(curve, limit, self.fused_price)
+
+    def serial_draft_length(self, curve: Curve, limit: int) -> int:
+        """As `free_draft_length`, when each draft also costs its step."""
+        price = (self.fused_row_ms + self.drafter_step.ms) / self.target_step.ms
+        return _worthwhile(curve, limit, lambda drafts: price)
+
+    def decode_ms(self, later: Curve, tokens: float, drafter_started: bool) -> float:
         """The decode phase of `tokens` tokens, by whatever is cheapest."""
-        gamma = self.best_draft_length(alpha) if drafter_started else 0
-        return max(0.0, tokens) * self.speculative_token_ms(alpha, gamma)
+        gamma = self.best_draft_length(later) if drafter_started else 0
+        return max(0.0, tokens) * self.speculative_token_ms(later, gamma)
 
     def autoregressive_ms(self, tokens: float) -> float:
         """Time to a caption of `tokens` tokens, end-of-sequence included, by the target alone."""
         return self.target_start_ms + (tokens - 1) * self.target_step.ms
 
-    def speculative_ms(self, alpha: float, tokens: float) -> float:
+    def speculative_ms(self, later: Curve, tokens: float) -> float:
         """The same by speculation after both prefills."""
-        return self.target_start_ms + self.draft_ms(0) + self.decode_ms(alpha, tokens - 1, True)
+        return self.target_start_ms + self.draft_ms(0) + self.decode_ms(later, tokens - 1, True)
 
-    def hiding_ms(self, alpha: float, tokens: float, placement: str) -> float:
-        """Time from the closed window to the caption by prefill hiding with the draft made at `placement`."""
-        free = self.free_draft_length(alpha, int(tokens))
+    def hiding_ms(
+        self,
+        first: Curve,
+        tokens: float,
+        placement: str | None,
+        later: Curve | None = None,
+        history: Curve = NEVER,
+    ) -> float:
+        """Time from the closed window to the caption by prefill hiding with the draft made at `placement`.
+
+        placement None: the caption history proposes alone. first: of the drafter behind the prompt; `later` (the same
+        unless given) in the decode phase; history: of the caption history behind the prompt.
+        """
+        limit, known = int(tokens), self.free_draft_length(history, int(tokens))
+        before, prefill, drafts = 0.0, self.target_start_ms, 0
         if placement == "lead":
-            drafts, before, prefill = free, 0.0, self.target_start_ms
+            drafts = self.free_draft_length(first, limit)
         elif placement == "serial":
-            drafts = self.serial_draft_length(alpha, int(tokens))
-            before, prefill = self.draft_ms(drafts), self.target_start_ms
-        else:
+            drafts = self.serial_draft_length(first, limit)
+            before = self.draft_ms(drafts)
+        elif placement == "overlap":
             started = self.drafter_preprocess_ms + self.drafter_start_ms
             ready = int(max(0.0, self.overlap_target_ms - started) / max(self.overlap_step_ms, 1e-6))
-            drafts, before, prefill = min(free, ready), 0.0, self.overlap_target_ms
-        left = tokens - 1 - expected_accepted(alpha, drafts)
-        return before + prefill + drafts * self.fused_row_ms + self.decode_ms(alpha, left, True)
+            drafts, prefill = min(self.free_draft_length(first, limit), ready), self.overlap_target_ms
+        hits = accepted(either(_cut(first, drafts), _cut(history, known)), MAX_DRAFT)
+        decode = self.decode_ms(first if later is None else later, tokens - 1 - hits, placement is not None)
+        return before + prefill + max(drafts, known) * self.fused_row_ms + decode
 
-    def serial_draft_length(self, alpha: float, limit: int) -> int:
-        """As `free_draft_length`, when each draft also costs its step."""
-        length, cost = 0, self.fused_row_ms + self.drafter_step.ms
-        while length < min(limit, MAX_DRAFT) and alpha ** (length + 1) * self.target_step.ms > cost:
-            length += 1
-        return length
+
+def _worthwhile(curve: Curve, limit: int, price: Callable[[int], float]) -> int:
+    """The longest draft each of whose tokens is expected to save more steps than it costs."""
+    length, most = 0, min(limit, MAX_DRAFT)
+    while length < most and curve[length + 1] > price(length):
+        length += 1
+    return length
+
+
+def _cut(curve: Curve, drafts: int) -> Curve:
+    return [p if n <= drafts else 0.0 for n, p in enumerate(curve)]

@@ -142,7 +142,7 @@ class Drafter:
         token, probability = self.pick(row, place)
         scores = self._sampler.scores(row, place).copy()
         scores[token] = -np.inf
-        others = [int(other) for other in np.argsort(-scores)[: count - 1] if np.isfinite(scores[other])]
+        others = [int(other) for other in np.argsort(-scores, kind="stable")[: count - 1] if np.isfinite(scores[other])]
         if not others:
             return [(token, probability)]
         shares = np.exp(scores - scores[others[0]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from app.decoding.drafting import Drafter, FreeRun, PhaseThreads, Worth
 from app.decoding.guard import Guard
 from app.decoding.model import CachedSequence, LanguageModel
 from app.decoding.sampling import GREEDY_SAMPLING, Sampler, Sampling
+from app.decoding.sources import SOURCES, Histories, Proposal
 from app.decoding.transcript import Transcript
 from app.decoding.tree import TokenTree
 from app.telemetry.spans import SpanRecorder
@@ -28,6 +30,7 @@ class Job:
     recorder: SpanRecorder
     show_draft: Callable[[Sequence[int]], None] = lambda tokens: None  # the draft, before it is verified
     caption: int = 0  # names the caption, and with the seed keys the noise of its sampling
+    stream: str = ""  # names the camera and what is asked of it: whose captions came before
 
 
 @dataclass(slots=True)
@@ -39,6 +42,7 @@ class Settings:
     placement: str | None = None
     draft_tokens: int | None = None
     sampling: Sampling = GREEDY_SAMPLING
+    sources: tuple[str, ...] = SOURCES
 
 
 class Engine:
@@ -62,6 +66,8 @@ class Engine:
         self.targets = (self.target, *map(CachedSequence, more_targets))
         self.sharing = False  # both models run at once, each on its share of the cores
         self.sampler = Sampler(settings.sampling)  # of the caption that the target is at
+        self.histories = Histories()
+        self.history = self.histories.of("")  # of the stream that the target is at
         self.drafter = Drafter(drafter, prompts[0], self.drafter_threads)
         self.worker = ThreadPoolExecutor(1, thread_name_prefix="drafter")
 
@@ -91,7 +97,7 @@ class Engine:
 
     def begin_target(self, job: Job, threads: int | None = None) -> None:
         """Encode the frames and make the target's prompt pending."""
-        self.sampler = self._sampler(job)
+        self.sampler, self.history = self._sampler(job), self.histories.of(job.stream)
         pixels = job.target_pixels()
         with job.recorder.span("encode", "target", frames=len(pixels)):
             visual = self.model.vision.encode(pixels, threads or self.target_threads("encode"))
@@ -117,20 +123,45 @@ class Engine:
         verdict = self.verify(drafts, logits, len(transcript.tokens))
         self.target.advance(verdict.accepted, (verdict.bonus,))
         transcript.add(drafts, verdict, hidden=hidden)
+        self._learn(transcript)
 
     def verify(self, drafts: Sequence[int], logits: Floats, place: int) -> Verdict:
         """The target's verdict on a chain of drafts from position `place` of the caption on; logits [1 + drafts, V]."""
         return verify_chain(drafts, logits, self.sampler, place)
 
-    def tree_pass(self, stage: str, tree: TokenTree, transcript: Transcript, job: Job) -> list[int]:
-        """As `target_pass` with a tree of drafts; the accepted path. The tree's nodes say which were hidden."""
+    def tree_pass(
+        self,
+        stage: str,
+        tree: TokenTree,
+        transcript: Transcript,
+        job: Job,
+        proposals: Sequence[Proposal] = (),
+    ) -> list[int]:
+        """As `target_pass` with a tree of drafts; the accepted path. The tree's nodes say which were hidden.
+
+        proposals: what the tree was made from, where the guard is to learn about each source.
+        """
+        if stage == "prefill" and not tree.is_chain:  # the mask grows with the rows: only the prompt's tail is in it
+            self.feed_target(self.rows_before_tail, job, self.target_threads(stage))
         rows = len(self.target.pending) + len(tree)
         with job.recorder.span(stage, "target", tokens=rows, drafts=len(tree)):
             logits = self.target.forward_tree(tree, self.target_threads(stage))
         path, verdict = verify_tree(tree, logits, self.sampler, len(transcript.tokens))
         self.target.advance_path(path, (verdict.bonus,))
-        transcript.add_tree(tree, path, verdict)
+        transcript.add_tree(tree, path, verdict, proposals)
+        self._learn(transcript)
         return path
+
+    @property
+    def rows_before_tail(self) -> int:
+        """Pending rows of the prompt before its constant tail."""
+        return max(0, len(self.target.pending) - len(self.target_prompt.tail_ids))
+
+    def _learn(self, transcript: Transcript) -> None:
+        """Let the guard know at once what became of drafts."""
+        while transcript.judged:
+            source, first, stood, compared = transcript.judged.pop()
+            self.guard.acceptance.of(source, first=first).learn(stood, compared)
 
     def target_threads(self, stage: str) -> int:
         """The same for the target."""
@@ -142,12 +173,19 @@ class Engine:
 
     def draft_limit(self, wanted: int, transcript: Transcript) -> int:
         """`wanted` drafts, less what neither the caption nor the target's cache has room for."""
-        rows = self.model.decoder.s_max - self.target.length - len(self.target.pending)
-        return max(0, min(wanted, transcript.room, rows))
+        return max(0, min(transcript.room, self.row_limit(wanted)))
+
+    def row_limit(self, wanted: int) -> int:
+        """`wanted` rows of drafts, less what the target's cache has no room for."""
+        return max(0, min(wanted, self.model.decoder.s_max - self.target.length - len(self.target.pending)))
 
     def finish(self, transcript: Transcript, *, drafted: bool) -> None:
-        """Let the guard learn from a finished caption."""
-        self.guard.learn(transcript.num_accepted, transcript.trials, len(transcript.decided), drafted=drafted)
+        """Learn from a finished caption: the guard, and the camera's history."""
+        self._learn(transcript)
+        elapsed_ms = (time.monotonic_ns() - transcript.started_ns) / 1e6
+        self.guard.end_caption(len(transcript.decided), elapsed_ms, drafted=drafted)
+        if "history" in self.settings.sources:
+            self.history.add(transcript.ended)
 
     def close(self) -> None:
         self.worker.shutdown(wait=True, cancel_futures=True)

@@ -1,33 +1,30 @@
-"""The guard: running acceptance across windows, and whether drafting still pays."""
+"""The guard: whether drafting pays, by what phases cost, by how far drafts stand, and by what captions really took."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from app.decoding.costs import Costs
+from app.decoding.costs import NEVER, Costs, Curve, accepted
+from app.decoding.survival import Acceptance
 
 PROBE_EVERY = 16  # a switched-off drafter is tried again in one window of so many: under 1 % of the time
 PROBE_DRAFT = 4
 UNGUARDED_DRAFT = 4  # drafts a pass when the guard is off and no length pays
-MARGIN = 1.02  # drafting must promise more than the noise of a measurement
+MARGIN = 1.01  # drafting must promise more than the noise of a measurement
+CLOSE = 0.9  # of the time alone: where a promise is near enough to be wrong, the target alone is measured now and then
 
 
 @dataclass(slots=True)
-class Acceptance:
-    """Running α over the last few captions, with a prior that stands for `weight` compared tokens."""
+class Reality:
+    """Running measured ÷ predicted time, of the last few; 1 before anything was measured."""
 
-    alpha: float = 0.8
-    weight: float = 20.0
-    decay: float = 0.9  # a caption ten windows ago counts a third
-    tokens: float = 30.0  # running caption length, end-of-sequence included
+    ratio: float = 1.0
+    _weight: float = 1.0
 
-    def update(self, hits: int, trials: int, tokens: int) -> None:
-        """Count one caption: `hits` of `trials` compared draft tokens were the target's own."""
-        self.tokens = 0.9 * self.tokens + 0.1 * tokens
-        if trials:
-            kept = self.weight * self.decay
-            self.alpha = (self.alpha * kept + hits) / (kept + trials)
-            self.weight = kept + trials
+    def learn(self, measured_ms: float, predicted_ms: float) -> None:
+        """A single one counts as at most four times too slow or too fast: another process had the machine."""
+        self._weight = 0.8 * self._weight + 1.0
+        self.ratio += (min(4.0, max(0.25, measured_ms / predicted_ms)) - self.ratio) / self._weight
 
 
 @dataclass(slots=True)
@@ -38,54 +35,129 @@ class Guard:
     acceptance: Acceptance
     enabled: bool = True
     probing: bool = False  # this caption uses the drafter only to see whether it agrees again
-    _idle: int = 0  # captions since the drafter was last used
+    drafted: Reality = field(default_factory=Reality)  # captions with drafts
+    alone: Reality = field(default_factory=Reality)  # captions without
+    rounds: Reality = field(default_factory=Reality)  # of drafting and verifying, in the decode phase
+    steps: Reality = field(default_factory=Reality)  # of the target alone, in the decode phase
+    _promised_ms: float | None = None  # for the caption under way
+    _promised_tokens: float = 1.0
+    _since_drafted: int = 0  # captions
+    _since_alone: int = 0
+
+    def forget_times(self) -> None:
+        """Another strategy: what captions took by the last one says nothing. What is known of drafts stays."""
+        self.drafted, self.alone = Reality(), Reality()
+        self._since_drafted = self._since_alone = 0
 
     @property
     def alpha(self) -> float:
-        return min(self.acceptance.alpha, 0.999)
+        """The drafter's share of compared drafts that stood."""
+        return min(self.acceptance.of("drafter", first=True).alpha, 0.999)
+
+    @property
+    def first(self) -> Curve:
+        """Of the drafter, behind the prompt."""
+        return self.acceptance.of("drafter", first=True).curve
+
+    @property
+    def later(self) -> Curve:
+        """Of the drafter, in the decode phase."""
+        return self.acceptance.of("drafter", first=False).curve
+
+    # Before a caption
 
     def placements(self, ahead: bool) -> tuple[str, ...]:
         return ("lead", "serial", "overlap") if ahead else ("serial", "overlap")
 
-    def choose(self, wanted: str | None, ahead: bool) -> str | None:
-        """The placement for the next caption; None: the target alone. `wanted` fixes it unless it would lose.
+    def choose(self, wanted: str | None, ahead: bool, history: bool = False) -> str | None:
+        """The placement for the next caption; None: no event draft. `wanted` fixes it unless it would lose.
 
-        `ahead`: a draft made before the window closed can be had.
+        `ahead`: a draft made before the window closed can be had. `history`: the caption history proposes as well.
         """
-        tokens = self.acceptance.tokens
         options = (wanted,) if wanted and (wanted != "lead" or ahead) else self.placements(ahead)
-        best = min(options, key=lambda placement: self.costs.hiding_ms(self.alpha, tokens, placement))
-        return best if self._pays(self.costs.hiding_ms(self.alpha, tokens, best)) else None
+        known = self.acceptance.of("history", first=True).curve if history else NEVER
+        promises = {placement: self._hiding_ms(placement, known) for placement in options}
+        best = min(options, key=lambda placement: promises[placement])
+        return best if self._pays(promises[best], self._hiding_ms(None, known)) else None
+
+    def _hiding_ms(self, placement: str | None, history: Curve) -> float:
+        return self.costs.hiding_ms(self.first, self.acceptance.tokens, placement, self.later, history)
 
     def use_speculation(self) -> bool:
-        """Whether vanilla speculation is worth starting the drafter for."""
-        return self._pays(self.costs.speculative_ms(self.alpha, self.acceptance.tokens))
+        """Whether speculation is worth starting the drafter for."""
+        tokens = self.acceptance.tokens
+        return self._pays(self.costs.speculative_ms(self.later, tokens), self.costs.autoregressive_ms(tokens))
 
-    def _pays(self, promised_ms: float) -> bool:
-        alone_ms = self.costs.autoregressive_ms(self.acceptance.tokens)
-        pays = not self.enabled or promised_ms * MARGIN < alone_ms
-        self.probing = not pays and self._idle + 1 >= PROBE_EVERY
-        return pays or self.probing
+    def _pays(self, promised_ms: float, alone_ms: float) -> bool:
+        """Is the promise, corrected by how such promises were kept, better than the target alone?"""
+        promise, alone = promised_ms * self.drafted.ratio, alone_ms * self.alone.ratio
+        pays = not self.enabled or promise * MARGIN < alone
+        if pays and self.enabled and promise > CLOSE * alone and self._since_alone + 1 >= PROBE_EVERY:
+            pays = False  # a promise so close is checked against the target alone now and then
+        self.probing = not pays and self._since_drafted + 1 >= PROBE_EVERY
+        use = pays or self.probing
+        self._promised_ms, self._promised_tokens = promised_ms if use else alone_ms, self.acceptance.tokens
+        return use
 
-    def learn(self, hits: int, trials: int, tokens: int, *, drafted: bool) -> None:
-        """One caption has ended: `hits` of `trials` compared drafts stood; `drafted`: the drafter was used for it."""
-        self.acceptance.update(hits, trials, tokens)
-        self._idle = 0 if drafted else self._idle + 1
+    # After it
+
+    def end_caption(self, tokens: int, elapsed_ms: float, *, drafted: bool) -> None:
+        """A caption of `tokens` tokens took so long; `drafted`: the drafter was used for it."""
+        if self._promised_ms is not None:
+            length = self.costs.autoregressive_ms(tokens) / self.costs.autoregressive_ms(self._promised_tokens)
+            (self.drafted if drafted else self.alone).learn(elapsed_ms, self._promised_ms * length)
+        self._promised_ms = None
+        self.acceptance.end_caption(tokens)
+        self._since_drafted = 0 if drafted else self._since_drafted + 1
+        self._since_alone = self._since_alone + 1 if drafted else 0
+
+    # In the decode phase
+
+    def end_round(self, drafts: int, paid: int, elapsed_ms: float) -> None:
+        """A pass that verified `drafts` drafts, `paid` of them made meanwhile by the drafter, took so long in all."""
+        if paid:
+            self.rounds.learn(elapsed_ms, paid * self.costs.drafter_step.ms + self.costs.verify_ms(drafts + 1))
+        elif not drafts:
+            self.steps.learn(elapsed_ms, self.costs.target_step.ms)
 
     def draft_length(self) -> int:
         """Drafts for the next pass of the decode phase; 0: the target alone."""
-        best = self.costs.best_draft_length(self.alpha)
+        best = self.costs.best_draft_length(self.later)
+        if best and self.enabled and self.drafted_token_ms(best) * MARGIN >= self.alone_token_ms:
+            return 0
         return best if best or self.enabled else UNGUARDED_DRAFT
+
+    def drafted_token_ms(self, drafts: int) -> float:
+        """A verified token, by so many of the drafter's drafts a pass, as passes really go."""
+        return self.rounds.ratio * self.costs.speculative_token_ms(self.later, drafts)
+
+    def known_token_ms(self, drafts: int) -> float:
+        """A verified token, by so many drafts of the caption history a pass: they cost nothing but their rows."""
+        curve = self.acceptance.of("history", first=False).curve
+        return self.steps.ratio * self.costs.verify_ms(drafts + 1) / (1.0 + accepted(curve, drafts))
+
+    @property
+    def alone_token_ms(self) -> float:
+        """A token of the target alone, as steps really go."""
+        return self.steps.ratio * self.costs.target_step.ms
 
     def worth_fused(self, drafted: int, run: float) -> bool:
         """Is one more free draft worth its row in the fused pass, after `drafted` that stand with probability `run`?"""
-        return self._worth(drafted, run, self.costs.fused_row_ms)
+        return self._worth(self.first, drafted, run, self.costs.fused_row_ms)
+
+    def worth_serial(self, drafted: int, run: float) -> bool:
+        """The same for a draft made before the target's prefill, whose step the caption waits for."""
+        return self._worth(self.first, drafted, run, self.costs.drafter_step.ms + self.costs.fused_row_ms)
 
     def worth_paid(self, drafted: int, run: float) -> bool:
-        """The same for a draft whose step the caption waits for."""
-        return self._worth(drafted, run, self.costs.drafter_step.ms + self.costs.verify_row_ms)
+        """The same in the decode phase."""
+        return self._worth(self.later, drafted, run, self.costs.drafter_step.ms + self.costs.verify_row_ms)
 
-    def _worth(self, drafted: int, run: float, cost_ms: float) -> bool:
+    def _worth(self, curve: Curve, drafted: int, run: float, cost_ms: float) -> bool:
+        """`run` is the drafter's own opinion; how often drafts so long stood bounds it."""
         if not self.enabled or (self.probing and drafted < PROBE_DRAFT):
             return True
-        return run * self.alpha * self.costs.target_step.ms > cost_ms
+        if drafted + 1 >= len(curve):
+            return False
+        stands = min(curve[drafted + 1], run * curve[drafted + 1] / max(curve[drafted], 1e-9))
+        return stands * self.costs.target_step.ms > cost_ms

@@ -44,8 +44,8 @@ def load(path: Path) -> Costs | None:
     try:
         raw: dict[str, Any] = json.loads(path.read_text())
         phases = {name: Phase(**value) for name, value in raw.items() if isinstance(value, dict) and "threads" in value}
-        curve = {int(rows): ms for rows, ms in raw["verify_curve"].items()}
-        return Costs(**(raw | phases | {"verify_curve": curve, "overlap_threads": tuple(raw["overlap_threads"])}))
+        curves = {name: {int(n): ms for n, ms in raw[name].items()} for name in ("verify_curve", "fused_curve")}
+        return Costs(**(raw | phases | curves | {"overlap_threads": tuple(raw["overlap_threads"])}))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from app.decoding.autoregressive import decode_alone
+from app.decoding.costs import MAX_DRAFT
 from app.decoding.drafting import FreeRun, PhaseThreads
 from app.decoding.engine import Engine, Job
-from app.decoding.speculative import decode_speculatively
+from app.decoding.rounds import decode_by_measure, known, merged
+from app.decoding.sources import Proposal
 from app.decoding.transcript import Transcript
+from app.decoding.tree import ROOT
 
 
 class PrefillHiding:
@@ -22,7 +24,7 @@ class PrefillHiding:
         """`lead`: start the draft from the events so far, unless the guard expects no gain from it."""
         self.abandon()
         wanted = self.engine.settings.placement
-        if wanted in (None, "lead") and self.engine.guard.choose("lead", ahead=True):
+        if wanted in (None, "lead") and self._placement("lead", ahead=True):
             self._ahead = self._free_run(job, self.engine.drafter_threads)
 
     def abandon(self) -> None:
@@ -33,7 +35,7 @@ class PrefillHiding:
     def run(self, job: Job) -> tuple[Transcript, str | None]:
         engine, (ahead, self._ahead) = self.engine, (self._ahead, None)
         transcript = engine.transcript()
-        placement = "lead" if ahead else engine.guard.choose(engine.settings.placement, ahead=False)
+        placement = "lead" if ahead else self._placement(engine.settings.placement, ahead=False)
 
         drafts, hidden = list[int](), 0
         if ahead and not self._worth_prefilling_beside(ahead):
@@ -47,25 +49,46 @@ class PrefillHiding:
                 drafts = self._draft_first(transcript, job)
             engine.begin_target(job)
 
-        drafts = drafts[: engine.draft_limit(len(drafts), transcript)]
-        if drafts:
-            job.show_draft(drafts)
-        engine.target_pass("prefill", drafts, transcript, job, hidden=hidden)
-        if placement is None:
-            decode_alone(engine, transcript, job)
-        else:
-            engine.drafter.threads = engine.drafter_threads
-            decode_speculatively(engine, transcript, job)
+        self._end_prefill(drafts, hidden, transcript, job)
+        engine.drafter.threads = engine.drafter_threads
+        decode_by_measure(engine, transcript, job, drafter=placement is not None)
         engine.finish(transcript, drafted=placement is not None)
         return transcript, placement
+
+    def _placement(self, wanted: str | None, *, ahead: bool) -> str | None:
+        """Where the event drafter drafts; None: nowhere."""
+        sources = self.engine.settings.sources
+        if "drafter" not in sources:
+            return None
+        return self.engine.guard.choose(wanted, ahead, history="history" in sources)
+
+    def _end_prefill(self, drafts: list[int], hidden: int, transcript: Transcript, job: Job) -> None:
+        """The last chunk of the prefill carries what all sources propose."""
+        engine, drafter = self.engine, self.engine.drafter
+        proposals = known(engine, transcript, hidden=True)
+        if drafts:
+            proposals.insert(0, Proposal("drafter", drafts, hidden))
+            if drafter.runner_up is not None:
+                proposals.insert(1, Proposal("runner_up", [drafter.runner_up], min(hidden, 1)))
+        costs = engine.guard.costs
+        tree = merged(engine, proposals, transcript, costs.fused_price, costs.fused_tree_ms)
+        if tree:
+            job.show_draft([tree.tokens[node] for node in tree.first_chain(ROOT)])
+        engine.tree_pass("prefill", tree, transcript, job, proposals)
 
     def _worth_prefilling_beside(self, ahead: FreeRun) -> bool:
         """A draft that is late: is waiting for it dearer than prefilling beside it on a part of the cores?"""
         if ahead.done:
             return False
         costs = self.engine.guard.costs
-        left_ms = costs.draft_ms(self.engine.guard.acceptance.tokens) - ahead.elapsed_ms
+        left_ms = costs.draft_ms(self._expected_draft) - ahead.elapsed_ms
         return left_ms > self._beside_ms
+
+    @property
+    def _expected_draft(self) -> int:
+        """Tokens after which a free draft is expected to end."""
+        guard = self.engine.guard
+        return guard.costs.free_draft_length(guard.first, int(guard.acceptance.tokens))
 
     @property
     def _beside_ms(self) -> float:
@@ -87,7 +110,7 @@ class PrefillHiding:
 
     def _limit(self, transcript: Transcript) -> int:
         wanted = self.engine.settings.draft_tokens
-        return transcript.room if wanted is None else min(wanted, transcript.room)
+        return min(MAX_DRAFT if wanted is None else wanted, transcript.room)
 
     def _free_run(self, job: Job, threads: PhaseThreads) -> FreeRun:
         engine = self.engine
@@ -100,7 +123,7 @@ class PrefillHiding:
         drafter.threads = self.engine.drafter_threads
         with drafter.failing_softly():
             self.engine.begin_drafter(job)
-            drafter.draft(drafts, self._limit(transcript), self.engine.guard.worth_paid, job.recorder)
+            drafter.draft(drafts, self._limit(transcript), self.engine.guard.worth_serial, job.recorder)
         return drafts
 
     def _prefill_beside(self, run: FreeRun, job: Job) -> list[int]:
@@ -108,7 +131,7 @@ class PrefillHiding:
         engine, threads = self.engine, self.engine.guard.costs.overlap_threads[0]
         try:
             engine.begin_target(job, threads)
-            engine.feed_target(len(engine.target.pending) - len(engine.target_prompt.tail_ids), job, threads)
+            engine.feed_target(engine.rows_before_tail, job, threads)
         finally:
             drafts = run.stop()
         if run.recorder is not job.recorder:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from app.decoding.autoregressive import decode_alone
 from app.decoding.engine import Engine, Job
 from app.decoding.transcript import Transcript
@@ -26,7 +28,7 @@ class Speculative:
         transcript = engine.transcript()
         engine.begin_target(job)
         engine.target_pass("prefill", (), transcript, job)
-        drafted = engine.guard.use_speculation()
+        drafted = "drafter" in engine.settings.sources and engine.guard.use_speculation()
         if drafted:
             with engine.drafter.failing_softly():
                 engine.begin_drafter(job)
@@ -39,13 +41,20 @@ class Speculative:
 
 def decode_speculatively(engine: Engine, transcript: Transcript, job: Job) -> None:
     """The rest of the caption: drafts as long as they pay, the target alone where they do not."""
-    settings, drafter = engine.settings, engine.drafter
     while not transcript.finish_reason:
-        wanted = engine.guard.draft_length() if settings.draft_tokens is None else settings.draft_tokens
-        limit = engine.draft_limit(wanted, transcript)
-        drafts: list[int] = []
-        if limit:
-            with drafter.failing_softly():
-                drafter.synchronise(transcript.tokens)
-                drafter.draft(drafts, limit, engine.guard.worth_paid, job.recorder)
+        began_ns = time.monotonic_ns()
+        drafts = fresh_drafts(engine, transcript, job)
         engine.target_pass("verify" if drafts else "decode", drafts, transcript, job)
+        engine.guard.end_round(len(drafts), len(drafts), (time.monotonic_ns() - began_ns) / 1e6)
+
+
+def fresh_drafts(engine: Engine, transcript: Transcript, job: Job) -> list[int]:
+    """The drafter's proposal behind the verified text: γ tokens, none where they do not pay."""
+    wanted, drafter, drafts = engine.settings.draft_tokens, engine.drafter, list[int]()
+    if wanted is None:
+        wanted = engine.guard.draft_length()
+    if limit := engine.draft_limit(wanted, transcript):
+        with drafter.failing_softly():
+            drafter.synchronise(transcript.tokens)
+            drafter.draft(drafts, limit, engine.guard.worth_paid, job.recorder)
+    return drafts

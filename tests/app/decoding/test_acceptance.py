@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.decoding.acceptance import logprobs, top_gaps, verify_chain, verify_tree
@@ -16,6 +16,7 @@ SAMPLERS = st.builds(
 CHAINS = st.lists(st.lists(st.integers(0, 4), max_size=6), max_size=5)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 4), max_size=6), st.integers(0, 10_000), SAMPLERS, st.integers(0, 20))
 def test_accepts_the_longest_prefix_that_the_target_picks(
     drafts: list[int], seed: int, sampler: Sampler, place: int
@@ -29,6 +30,7 @@ def test_accepts_the_longest_prefix_that_the_target_picks(
     assert np.array_equal(verdict.logits, logits[: verdict.accepted + 1])
 
 
+@settings(deadline=None)
 @given(CHAINS, st.integers(0, 10_000), SAMPLERS, st.integers(0, 20))
 def test_a_tree_accepts_what_the_best_of_its_chains_alone_would(
     chains: list[list[int]], seed: int, sampler: Sampler, place: int

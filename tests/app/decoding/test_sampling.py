@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.decoding.sampling import GREEDY, Sampler, Sampling
@@ -18,6 +18,7 @@ def row(seed: int, size: int = 40) -> np.ndarray:
     return np.random.default_rng(seed).normal(0, 2, size).astype(np.float32)
 
 
+@settings(deadline=None)
 @given(SAMPLINGS, st.lists(st.integers(0, 99), min_size=1, max_size=8))
 def test_a_pick_hangs_on_its_position_and_not_on_what_was_asked_before(sampling: Sampling, places: list[int]) -> None:
     one, other = Sampler(sampling, 3), Sampler(sampling, 3)
@@ -27,6 +28,7 @@ def test_a_pick_hangs_on_its_position_and_not_on_what_was_asked_before(sampling:
     assert forwards == {place: Sampler(sampling, 3).pick(row(place), place) for place in places}
 
 
+@settings(deadline=None)
 @given(SAMPLINGS, st.integers(0, 99), st.integers(0, 50))
 def test_the_pick_is_the_best_score_and_lies_in_the_nucleus(sampling: Sampling, place: int, seed: int) -> None:
     logits, sampler = row(seed), Sampler(sampling)
@@ -37,6 +39,7 @@ def test_the_pick_is_the_best_score_and_lies_in_the_nucleus(sampling: Sampling, 
     assert probabilities[logits > logits[token]].sum() < sampling.top_p + 1e-6
 
 
+@settings(deadline=None)
 @given(st.integers(0, 99), st.integers(1, 40))
 def test_a_smaller_vocabulary_hears_the_same_noise(place: int, size: int) -> None:
     sampling = Sampling(1.0, seed=5)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from app.decoding.engine import Engine, Strategy
 from app.decoding.sampling import GREEDY_SAMPLING, Sampler, Sampling
+from app.decoding.sources import SOURCES
 from app.decoding.strategies import STRATEGIES, make_strategy
 from app.decoding.transcript import Transcript
 from tests.app.decoding.toy import EOS, make_engine, scene
@@ -56,7 +57,7 @@ def reference(
 @settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 50),
-    numbers=st.lists(st.integers(0, 5), min_size=1, max_size=3),
+    numbers=st.lists(st.integers(0, 2), min_size=1, max_size=4),
     noise=st.sampled_from([0.0, 0.3, 1.0, 5.0]),
     draft_tokens=st.one_of(st.none(), st.integers(0, 40)),
     vocabulary=st.sampled_from([3, 12, 24, 28]),
@@ -65,6 +66,7 @@ def reference(
     ahead=st.booleans(),
     guard=st.booleans(),
     sampling=SAMPLINGS,
+    sources=st.sampled_from([SOURCES, SOURCES, ("drafter",), ("history",)]),
 )
 def test_lossless(
     strategy: str,
@@ -79,6 +81,7 @@ def test_lossless(
     ahead: bool,
     guard: bool,
     sampling: Sampling,
+    sources: tuple[str, ...],
 ) -> None:
     """Any drafter, any draft length (none, longer than the caption), ids that the drafter does not know, any ending."""
     engine = make_engine(
@@ -91,6 +94,7 @@ def test_lossless(
         guard=guard,
         eos_bias=eos_bias,
         sampling=sampling,
+        sources=sources,
     )
     try:
         schedule = make_strategy(strategy, engine)
@@ -123,7 +127,9 @@ def drafting(request: pytest.FixtureRequest) -> tuple[str, str | None]:
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0, 0.9, 3)], ids=["greedy", "sampled"])
 def test_a_drafter_that_is_the_target_is_always_accepted(drafting: tuple[str, str | None], sampling: Sampling) -> None:
     name, placement = drafting
-    engine = make_engine(noise=0.0, vocabulary=28, placement=placement, draft_tokens=6, sampling=sampling)
+    engine = make_engine(
+        noise=0.0, vocabulary=28, placement=placement, draft_tokens=6, sampling=sampling, sources=("drafter",)
+    )
     schedule = make_strategy(name, engine)
     for number in range(5):
         stats = caption(engine, schedule, number, ahead=placement == "lead").stats(name, placement)
@@ -134,7 +140,9 @@ def test_a_drafter_that_is_the_target_is_always_accepted(drafting: tuple[str, st
 def test_hidden_tokens_are_those_that_cost_the_caption_no_time() -> None:
     hidden = {}
     for placement in ("lead", "serial"):
-        engine = make_engine(noise=0.0, vocabulary=28, placement=placement, draft_tokens=6, eos_bias=-9.0)
+        engine = make_engine(
+            noise=0.0, vocabulary=28, placement=placement, draft_tokens=6, eos_bias=-9.0, fused_tree_ms=99.0
+        )
         schedule = make_strategy("prefill_hiding", engine)
         job = scene(3)
         schedule.draft_ahead(job)
@@ -146,7 +154,9 @@ def test_hidden_tokens_are_those_that_cost_the_caption_no_time() -> None:
 
 
 def test_one_pass_ends_the_prefill_and_verifies_the_draft() -> None:
-    engine = make_engine(noise=0.0, vocabulary=28, placement="serial", draft_tokens=23, eos_bias=-9.0)
+    engine = make_engine(
+        noise=0.0, vocabulary=28, placement="serial", draft_tokens=23, eos_bias=-9.0, fused_tree_ms=99.0
+    )
     schedule, job = make_strategy("prefill_hiding", engine), scene(1)
     transcript, placement = schedule.run(job)
     engine.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.decoding.model import CachedSequence
@@ -20,6 +20,7 @@ def grown(chains: list[list[int]], limit: int = 64) -> TokenTree:
     return tree
 
 
+@settings(deadline=None)
 @given(CHAINS)
 def test_every_prefix_is_one_node(chains: list[list[int]]) -> None:
     tree = grown(chains)
@@ -32,6 +33,7 @@ def test_every_prefix_is_one_node(chains: list[list[int]]) -> None:
     assert all(parent < node for node, parent in enumerate(tree.parents))
 
 
+@settings(deadline=None)
 @given(CHAINS, st.integers(0, 8))
 def test_a_full_tree_takes_no_more(chains: list[list[int]], limit: int) -> None:
     tree, whole = grown(chains, limit), grown(chains)
@@ -39,6 +41,7 @@ def test_a_full_tree_takes_no_more(chains: list[list[int]], limit: int) -> None:
     assert tree.tokens == whole.tokens[: len(tree)]
 
 
+@settings(deadline=None)
 @given(CHAINS, st.integers(1, 4))
 def test_a_node_sees_the_rows_before_the_tree_and_its_ancestors(chains: list[list[int]], before: int) -> None:
     tree = grown(chains)
@@ -64,6 +67,7 @@ def test_hidden_tokens_are_those_of_any_draft_that_cost_nothing() -> None:
     assert [tree.tokens[node] for node in tree.first_chain(ROOT)] == [3, 4, 5]
 
 
+@settings(deadline=None)
 @given(CHAINS, st.integers(0, 5), st.data())
 def test_one_masked_pass_equals_a_pass_a_path_and_any_path_can_be_kept(
     chains: list[list[int]], seed: int, data: st.DataObject

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from app.decoding.costs import Costs, Phase
 from app.decoding.engine import Engine, Job, Settings
-from app.decoding.guard import Acceptance, Guard
+from app.decoding.guard import Guard
 from app.decoding.sampling import GREEDY_SAMPLING, Sampling
+from app.decoding.sources import SOURCES
+from app.decoding.survival import Acceptance
 from app.telemetry.spans import SpanRecorder
 from models.prompts import Prompt
 from models.runtimes.contract import Floats, Ints
@@ -154,6 +156,7 @@ def make_engine(
     eos_bias: float = 0.8,
     s_max: int = 128,
     sampling: Sampling = GREEDY_SAMPLING,
+    sources: tuple[str, ...] = SOURCES,
     **cost_changes: float,
 ) -> Engine:
     """A target with `target_rows` rows in its head and a drafter that knows the first `vocabulary` ids.
@@ -168,7 +171,7 @@ def make_engine(
         ToyModel(ToyVision(TARGET_PROMPT), target, EOS, target_rows),
         (DRAFTER_PROMPT, TARGET_PROMPT),
         Guard(costs(**cost_changes), Acceptance(), enabled=guard),
-        Settings(max_new_tokens, lambda token: token % 2 == 0, placement, draft_tokens, sampling),
+        Settings(max_new_tokens, lambda token: token % 2 == 0, placement, draft_tokens, sampling, sources),
     )
 
 
