@@ -264,6 +264,7 @@ def _decoding(caption: Caption) -> Payload:
     return {
         "strategy": stats.strategy,
         "placement": stats.placement,
+        "num_drafts": stats.num_drafts,
         "num_draft_tokens": stats.num_draft_tokens,
         "num_accepted_draft_tokens": stats.num_accepted_draft_tokens,
         "hidden_tokens": stats.hidden_tokens,
@@ -271,6 +272,8 @@ def _decoding(caption: Caption) -> Payload:
         "num_spec_steps": stats.num_spec_steps,
         "mean_acceptance_length": stats.mean_acceptance_length,
         "draft_acceptance_rate": stats.draft_acceptance_rate,
+        "acceptance_histogram": list(stats.acceptance_histogram),
+        "acceptance_per_position": [round(rate, 4) for rate in stats.acceptance_per_position],
         "tokens": stats.tokens,
     }
 
