@@ -7,7 +7,7 @@ DEV = .venv#       everything, torch included: tests, export, training, benchmar
 DEMO = .venv-demo# what a robot needs: no torch
 TORCH = torch==2.13.0
 
-.PHONY: setup demo test lint bench soak clean mosquitto python
+.PHONY: setup demo test lint bench soak clean mosquitto python install-service service-files service-environment uninstall-service
 
 setup: $(DEV)/.ready
 
@@ -30,6 +30,40 @@ soak: mosquitto $(DEV)/.ready
 
 clean:
 	rm -rf $(DEV) $(DEMO) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# The service: program in /opt, configuration in /etc, state in /var/lib. Run as root; DESTDIR is for packagers and tests.
+OPT = /opt/event-captioner
+ETC = /etc/event-captioner
+UNIT = /etc/systemd/system/event-captioner.service
+RULES = /etc/udev/rules.d/65-event-captioner.rules
+PROGRAM = app models configs docs systemd pyproject.toml README.md LICENSE
+
+install-service: service-files service-environment
+	@for group in video plugdev render; do getent group $$group >/dev/null || groupadd --system $$group; done
+	@systemctl daemon-reload && udevadm control --reload && udevadm trigger --subsystem-match=usb
+	@echo 'edit $(ETC)/config.yaml, then: systemctl enable --now event-captioner'
+
+service-files:
+	@install -d '$(DESTDIR)$(OPT)' '$(DESTDIR)$(ETC)' '$(DESTDIR)$(dir $(UNIT))' '$(DESTDIR)$(dir $(RULES))'
+	@rm -rf $(foreach part,$(PROGRAM),'$(DESTDIR)$(OPT)/$(part)')
+	@cp -R $(PROGRAM) '$(DESTDIR)$(OPT)/'
+	@find '$(DESTDIR)$(OPT)' -name __pycache__ -prune -exec rm -rf {} +
+	@chmod -R u+rwX,go+rX,go-w '$(DESTDIR)$(OPT)'
+	@install -m 644 systemd/event-captioner.service '$(DESTDIR)$(UNIT)'
+	@install -m 644 systemd/65-event-captioner.rules '$(DESTDIR)$(RULES)'
+	@test -e '$(DESTDIR)$(ETC)/config.yaml' || install -m 644 configs/synthetic-live.yaml '$(DESTDIR)$(ETC)/config.yaml'
+
+# The interpreter must be the system's: one in a home directory is hidden from the service.
+service-environment: | python
+	@$(PYTHON) -m venv --copies '$(OPT)/venv'
+	@'$(OPT)/venv/bin/python' -m pip install --quiet -e '$(OPT)'
+
+# State and configuration stay unless PURGE=1.
+uninstall-service:
+	@test -n '$(DESTDIR)' || systemctl disable --now event-captioner 2>/dev/null || true
+	@rm -rf '$(DESTDIR)$(OPT)' '$(DESTDIR)$(UNIT)' '$(DESTDIR)$(RULES)'
+	@test -z '$(PURGE)' || rm -rf '$(DESTDIR)$(ETC)' '$(DESTDIR)/var/lib/event-captioner' '$(DESTDIR)/var/lib/private/event-captioner'
+	@test -n '$(DESTDIR)' || systemctl daemon-reload
 
 # A stamp newer than pyproject.toml makes the second call instant.
 $(DEMO)/.ready: pyproject.toml | python
