@@ -31,7 +31,8 @@ class Dsi(ParallelStrategy):
     def decode(self, transcript: Transcript, job: Job) -> None:
         engine = self.engine
         longest = min(engine.settings.max_new_tokens - 1, engine.model.decoder.s_max - len(engine.target_prompt))
-        with DraftLoop(engine, job, length=longest) as drafter, VerifySlots(engine, job, drafter.changed) as slots:
+        drafter = DraftLoop(engine, job, length=longest)
+        with VerifySlots(engine, job, drafter.changed) as slots, drafter:
             slots.prefill(transcript)
             drafter.end_prefill()
             drafter.count_foreseen((), transcript)
@@ -45,6 +46,7 @@ class Dsi(ParallelStrategy):
                     verdict = engine.verify(drafts, logits, len(accepted))
                     transcript.add(drafts, verdict, hidden=drafter.hidden(accepted))
                     drafter.count_foreseen(task.text, transcript)
+            slots.cancel()
 
     def lookahead(self, targets: int) -> int:
         """k, the drafts of a verify task: as few as keep no block waiting for a target (equation 1)."""
@@ -74,8 +76,8 @@ class Pipeline:
         self.tasks = [task for task in self.tasks if not task.cancelled]
 
     def start_tasks(self) -> None:
-        """On every free target, as far as there is something to verify."""
-        while self.slots.free and (following := self._next_task()):
+        """On every free target, as far as there is something to verify, and no verdict that has to be heard first."""
+        while self.slots.free and not self._decided() and (following := self._next_task()):
             self.tasks.append(self.slots.start(*following))
 
     def next_decision(self) -> Task | None:

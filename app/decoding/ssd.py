@@ -114,20 +114,20 @@ class OutcomeCache(TreeDrafting):
         """Glue decode over the speculation, then all outcomes one level deeper a pass, until the verdict is there."""
         cache, drafter, place = self._cache, self.drafter, len(self.text)
         tree = TokenTree(len(speculation) + NODES)
-        chain = [ROOT, *tree.add_chain(speculation)]
+        continued = [token for token in speculation if token != drafter.model.eos_id]
+        chain = [ROOT, *tree.add_chain(continued)]
         logits = self.feed(tree)
         if logits is None:
             return
         tips: dict[Outcome, int] = {}
         alpha, budget = self.engine.guard.alpha, max(2, NODES // self.depth)
-        for accepted, fan in enumerate(fan_out(alpha, len(speculation), budget)):
-            node, refused = chain[accepted], speculation[accepted : accepted + 1]
-            for token, _ in drafter.candidates(logits[1 + node], place + accepted, fan + len(refused)):
-                if [token] != refused and token != drafter.model.eos_id and fan > 0:
-                    child = tree.add(node, token)
-                    if child is not None:
-                        tips[accepted, token] = child
-                    fan -= 1
+        for accepted, fan in enumerate(fan_out(alpha, len(continued), budget)):
+            node, known = chain[accepted], (*speculation[accepted : accepted + 1], drafter.model.eos_id)
+            likely = drafter.candidates(logits[1 + node], place + accepted, fan + len(known))
+            for token in [token for token, _ in likely if token not in known][:fan]:
+                child = tree.add(node, token)
+                if child is not None:
+                    tips[accepted, token] = child
         for _ in range(self.depth):
             if self._request or self.stopped or not tips or (logits := self.feed(tree)) is None:
                 return

@@ -115,12 +115,17 @@ class VerifySlots:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
+        self.cancel()
         if self._pool:
             for future in self._futures:
                 future.result(PATIENCE_S)
             self._pool.shutdown()
+
+    def cancel(self) -> None:
+        """Call off whatever is in flight."""
+        for task in self._tasks:
+            if not (task.done or task.cancelled):
+                task.cancel()
 
     @property
     def free(self) -> int:
