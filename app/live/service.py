@@ -195,7 +195,7 @@ class Service:
             if isinstance(turn, Ask):
                 await self._answer(turn)
             elif turn.window.partial:
-                await self.worker.draft_ahead(turn.window)
+                await self.worker.draft_ahead(turn.window, turn.camera)
             elif self._too_old(turn.window):
                 self._drop(turn.camera, turn.window, "stale")
             else:
@@ -210,7 +210,7 @@ class Service:
             loop.call_soon_threadsafe(_tell_draft, sinks, window, text)
 
         try:
-            caption = await self.worker.caption(window, show_draft)
+            caption = await self.worker.caption(window, camera, show_draft)
         except ServiceError as error:
             self._in_hand = None
             self._drop(camera, window, f"failed: {error}")

@@ -58,7 +58,7 @@ class ModelWorker:
         self._configured = self._captioner.settings.question
         self._health.set("model", OK)
 
-    async def caption(self, window: Window, show_draft: Callable[[Window, str], None]) -> Caption:
+    async def caption(self, window: Window, camera: str, show_draft: Callable[[Window, str], None]) -> Caption:
         """Raises what the captioner raises; after three failures in a row the models are loaded anew first.
 
         Raises ServiceError when they were loaded anew too often.
@@ -66,7 +66,7 @@ class ModelWorker:
 
         def run() -> Caption:
             self.captioner.on_draft = show_draft
-            return self.captioner.caption(window)
+            return self.captioner.caption(window, camera)
 
         try:
             caption = await self._call(run)
@@ -77,10 +77,10 @@ class ModelWorker:
         self._health.set("model", OK)
         return caption
 
-    async def draft_ahead(self, window: Window) -> None:
+    async def draft_ahead(self, window: Window, camera: str) -> None:
         """Begin the draft of a window that has not closed; a failure costs the draft."""
         try:
-            await self._call(lambda: self.captioner.draft_ahead(window))
+            await self._call(lambda: self.captioner.draft_ahead(window, camera))
         except Exception as error:
             log.warning("draft_failed", window=window.index, error=f"{type(error).__name__}: {error}")
 

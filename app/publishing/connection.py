@@ -41,7 +41,8 @@ _paho_log.setLevel(logging.CRITICAL)  # what it says, our own errors say in one 
 _V5, _V311 = aiomqtt.ProtocolVersion.V5, aiomqtt.ProtocolVersion.V311
 _REPLY_S = 5.0  # the longest wait for an answer of the broker
 _V5_REPLY_S = 2.0  # for the first answer to MQTT 5, which an older broker may meet with silence
-_FAREWELL_S = 2.0  # for the last words of a clean stop
+_HELD_S = 5.0  # a connection that held so long was a good one: the next try comes soon
+_FAREWELL_S = 1.4  # for the last words of a clean stop
 _CREDENTIALS = {4, 5, 134, 135}  # refusals that no other protocol version mends; 3.1.1 and 5 number them differently
 
 
@@ -122,7 +123,7 @@ class Connection:
                 if self._try_other_protocol(error):
                     continue
                 self._check_first_connection(error, started)
-                if time.monotonic() - opened > self._max_backoff_s:
+                if time.monotonic() - opened > min(_HELD_S, self._max_backoff_s):
                     attempt = 0  # it held for a while
                 delay_s = backoff_s(attempt, self._max_backoff_s)
                 if self._connect_timeout_s is not None and not self.connections:

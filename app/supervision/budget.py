@@ -8,6 +8,7 @@ from collections import deque
 
 SPAN_S = 600.0  # restarts are counted over this long
 FIRST_S, LONGEST_S = 0.2, 10.0
+LATELY_S = 30.0  # restarts this close together are waited longer for
 SLOW_S = 60.0  # between tries once the budget is spent
 
 
@@ -30,4 +31,5 @@ class RestartBudget:
         if self.spent:
             return SLOW_S
         self._at.append(now_s)
-        return min(LONGEST_S, FIRST_S * 2.0 ** (len(self._at) - 1)) * random.uniform(0.75, 1.0)
+        lately = sum(now_s - at < LATELY_S for at in self._at)  # a part that held a while is tried at once
+        return min(LONGEST_S, FIRST_S * 2.0 ** (lately - 1)) * random.uniform(0.75, 1.0)

@@ -34,9 +34,9 @@ def slowed(load: Load, seconds: Callable[[], float]) -> Load:
         captioner = load()
         healthy = captioner.caption
 
-        def caption(window: Window) -> Caption:
+        def caption(window: Window, camera: str = "") -> Caption:
             time.sleep(seconds())
-            return healthy(window)
+            return healthy(window, camera)
 
         captioner.caption = caption  # type: ignore[method-assign]
         return captioner
@@ -188,7 +188,7 @@ def test_a_failing_model_costs_windows_then_is_loaded_anew(load: Load, tmp_path:
         captioner = load()
         if not made:
 
-            def caption(window: Window) -> Caption:
+            def caption(window: Window, camera: str = "") -> Caption:
                 raise RuntimeError("device lost")
 
             captioner.caption = caption  # type: ignore[method-assign]
@@ -212,7 +212,7 @@ def test_a_model_that_always_fails_ends_the_service(load: Load, tmp_path: Path) 
     def make() -> Captioner:
         captioner = load()
 
-        def caption(window: Window) -> Caption:
+        def caption(window: Window, camera: str = "") -> Caption:
             raise RuntimeError("device lost")
 
         captioner.caption = caption  # type: ignore[method-assign]

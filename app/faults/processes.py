@@ -1,0 +1,104 @@
+"""The three processes of a fault run: broker, feed and service; each can be started, broken and ended."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from app.publishing.broker import Broker
+from app.publishing.embedded import answers, free_port
+from app.publishing.errors import PublishError
+
+ROOT = Path(__file__).resolve().parents[2]
+START_S = 15.0
+
+
+class Child:
+    """A process that is ended with SIGKILL, if need be, and waited for."""
+
+    def __init__(self, command: list[str], log: Path) -> None:
+        self.command, self._log = command, log
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            env = {**os.environ, "PYTHONPATH": str(ROOT)}
+            self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env)
+
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.end(signal.SIGKILL, 5.0)
+
+    def end(self, number: int, patience_s: float) -> float:
+        """Send a signal and wait for the end, if need be with SIGKILL; seconds until then."""
+        if self.process is None or self.process.poll() is not None:
+            return 0.0
+        began = time.monotonic()
+        self.process.send_signal(number)
+        try:
+            self.process.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        return time.monotonic() - began
+
+    @property
+    def dead(self) -> bool:
+        return self.process is None or self.process.poll() is not None
+
+    def holds(self) -> tuple[int, int]:
+        """(threads, file descriptors) now."""
+        found = psutil.Process(self.pid)
+        return found.num_threads(), found.num_fds()
+
+
+class Mosquitto(Child):
+    """A broker that keeps its port and nothing else. Raises PublishError where none is installed."""
+
+    def __init__(self, folder: Path) -> None:
+        binary = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
+        if binary is None:
+            raise PublishError("fault-run: needs a real broker: sudo apt install mosquitto")
+        self.port = free_port()
+        self._config = folder / "mosquitto.conf"
+        super().__init__([binary, "-c", str(self._config)], folder / "mosquitto.log")
+
+    def serve(self, *, refusing: bool = False) -> None:
+        """Start, and wait until it answers; `refusing` lets nobody in."""
+        allow = str(not refusing).lower()
+        self._config.write_text(
+            f"listener {self.port} 127.0.0.1\nallow_anonymous {allow}\npersistence false\nlog_type error\n"
+            "max_queued_messages 0\nuser root\n"
+        )
+        self.start()
+        deadline = time.monotonic() + START_S
+        while not answers(Broker("127.0.0.1", self.port), 0.5):
+            if self.dead or time.monotonic() > deadline:
+                raise PublishError(f"fault-run: mosquitto does not serve port {self.port}; see {self._log}")
+            time.sleep(0.02)
+
+
+def feed(folder: Path) -> tuple[Child, int]:
+    """The network source and its port."""
+    port = free_port()
+    return Child([sys.executable, "-P", "-m", "app.faults.feed", str(port)], folder / "feed.log"), port
+
+
+def service(folder: Path, config: Path, feed_port: int) -> Child:
+    """The service under test."""
+    command = [sys.executable, "-P", "-m", "app.faults.service", str(config), str(feed_port)]
+    return Child(command, folder / "service.log")
