@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import onnx
 import torch
@@ -33,7 +33,9 @@ from models.prompts import PROMPTS, QUESTION
 from models.stored import StoredTensor, sha256
 from models.tokenizer import load_tokenizer
 
-TOLERANCE = 1e-4
+Compute = Literal["float32", "float16"]
+# Allowed between torch in float32 and the graphs; float16's is relative to a stage's largest value.
+TOLERANCES: dict[Compute, float] = {"float32": 1e-4, "float16": 1e-2}
 WHOLE_PARAMETERS = 300_000_000  # up to so many the parity check runs the whole network: about 6 GB
 PART_LAYERS = 1  # of a larger one's decoder it runs so many layers, with all of the vision side
 _SIDE_FILES = (
@@ -55,18 +57,19 @@ def export_checkpoint(
     max_new_tokens: int = 64,
     demo: bool = False,
     name: str | None = None,
+    compute: Compute = "float32",
     report: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Export an EventGPT or Video-LLaVA checkpoint folder to a model folder `out`; returns its manifest.
 
     `out` may be the checkpoint itself: then only graphs and manifest are added. Otherwise it must not exist yet.
     s_max (cache rows) defaults to the demo question's prompt and `max_new_tokens` and 32 drafts in flight, rounded up
-    to a multiple of 8. `report` gets one line a stage: the largest difference between torch and ONNX Runtime. A model
-    of more than WHOLE_PARAMETERS is compared with its decoder cut to PART_LAYERS; `parity_layers` in the manifest says
-    how many were.
+    to a multiple of 8. `compute` is what the graphs compute in, whatever the weights are stored in.
 
-    Raises ModelError or CheckpointError for a checkpoint that cannot be used and for a difference above 1e-4; nothing
-    is left behind then.
+    `report` gets one line a stage: the largest difference between torch and ONNX Runtime. Of a model of more than
+    WHOLE_PARAMETERS only PART_LAYERS of the decoder are compared; `parity_layers` in the manifest says how many were.
+    Raises ModelError or CheckpointError for a checkpoint that cannot be used and for a difference above the tolerance;
+    nothing is left behind then.
     """
     checkpoint, out = checkpoint.resolve(), out.resolve()
     config = read_config(checkpoint)
@@ -102,7 +105,7 @@ def export_checkpoint(
             "network": config["model_type"],
             "weights": _hashes({tensor.file for tensor in weights.values()}),
             "graphs": {},
-            "precision": {"storage": _STORAGE.get(embedding.dtype), "compute": "float32"},
+            "precision": {"storage": _STORAGE.get(embedding.dtype), "compute": compute},
             "s_max": s_max,
             "frames": network.frames,
             "visual_tokens": model.visual_tokens,
@@ -113,6 +116,7 @@ def export_checkpoint(
                 "head_dim": llama.head_dim,
                 "width": llama.hidden_size,
                 "vocabulary": llama.vocab_size,
+                "cache": compute,
             },
             "embedding": {"file": embedding.file.name, "tensor": embedding.name},
             "prompt": prompt,
@@ -123,18 +127,20 @@ def export_checkpoint(
             layers = min(layers, PART_LAYERS)
             report(f"parity: all of the vision side, {layers} of {llama.num_hidden_layers} decoder layers")
         part = layers < llama.num_hidden_layers
-        _write_graphs(_blueprint(network, checkpoint, stored, layers)[0], network.frames, s_max, weights, folder)
+        dtype = torch.float16 if compute == "float16" else torch.float32
+        traced, _ = _blueprint(network, checkpoint, stored, layers)
+        _write_graphs(traced.to(dtype), network.frames, s_max, weights, folder)
         manifest["parity"] = check_parity(
             _part_of(network, checkpoint, stored, weights, layers) if part else network.load(checkpoint),
             folder,
             manifest | {"decoder": manifest["decoder"] | {"layers": layers}},
-            TOLERANCE,
+            TOLERANCES[compute],
             report,
-            relative=part,
+            relative=part or compute == "float16",
         )
         manifest["parity_layers"] = layers
         if part:
-            _write_graphs(model, network.frames, s_max, weights, folder)
+            _write_graphs(model.to(dtype), network.frames, s_max, weights, folder)
         manifest["graphs"] = _hashes(folder.glob("*.onnx"))
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         _move(folder, out, checkpoint, clip)

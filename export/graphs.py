@@ -1,9 +1,11 @@
 """The three graphs of a model as ONNX, opset 24, without weights: each parameter is external data in the checkpoint.
 
 torch.onnx.export sees the parameters as *inputs*, so no optimiser can fold, merge or rename them; afterwards each
-becomes an initializer that points by offset into a safetensors file, with a Cast where that stores less than float32.
-ONNX Runtime folds the casts and transposes once, when it loads the graph. Networks are traced on fake tensors, which
-have a shape, a dtype and no memory: 7B takes no more than a toy.
+becomes an initializer that points by offset into a safetensors file, with a Cast where it is stored in another type
+than the graph computes in. ONNX Runtime folds the casts and transposes once, when it loads the graph. Pixels,
+embeddings, tokens and logits are float32 whatever it computes in; the caches are not.
+
+Networks are traced on fake tensors, which have a shape, a dtype and no memory: 7B takes no more than a toy.
 """
 
 from __future__ import annotations
@@ -29,7 +31,10 @@ _DTYPES = {"F32": TensorProto.FLOAT, "F16": TensorProto.FLOAT16, "BF16": TensorP
 
 
 def model_graphs(network: Any, frames: int, s_max: int) -> dict[str, onnx.ModelProto]:
-    """`vision`, `decoder` and `decoder_tree` of a network made on the meta device, which is of no other use after."""
+    """`vision`, `decoder` and `decoder_tree` of a network made on the meta device, which is of no other use after.
+
+    They compute in the type of its parameters, float32 or float16.
+    """
     with FakeTensorMode(allow_non_fake_inputs=True):
         network.to_empty(device="cpu")  # fake tensors, which are not
         network.eval().requires_grad_(False)
@@ -66,9 +71,10 @@ def attach(graph: onnx.ModelProto, weights: Mapping[str, StoredTensor], prefix: 
                 f"{stored.file.name}: tensor {stored.name} is {stored.dtype} {list(stored.shape)}; "
                 f"float16, bfloat16 or float32 {list(shape)} expected"
             )
-        narrow = stored.dtype != "F32"
+        computed = value.type.tensor_type.elem_type
+        other = _DTYPES[stored.dtype] != computed
         tensor = TensorProto(
-            name=value.name + (".stored" if narrow else ""),
+            name=value.name + (".stored" if other else ""),
             data_type=_DTYPES[stored.dtype],
             dims=shape,
             data_location=TensorProto.EXTERNAL,
@@ -77,19 +83,21 @@ def attach(graph: onnx.ModelProto, weights: Mapping[str, StoredTensor], prefix: 
         for key, entry in place.items():
             tensor.external_data.add(key=key, value=str(entry))
         graph.graph.initializer.append(tensor)
-        if narrow:
-            graph.graph.node.insert(0, helper.make_node("Cast", [tensor.name], [value.name], to=TensorProto.FLOAT))
+        if other:
+            graph.graph.node.insert(0, helper.make_node("Cast", [tensor.name], [value.name], to=computed))
 
 
 class _WithParameters(nn.Module):
-    """A module whose parameters come as an argument of its forward pass."""
+    """A module whose parameters come as an argument of its forward pass; its first input and output are float32."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self._held = (module,)  # in a tuple, so that its parameters are not this module's own
 
     def forward(self, parameters: dict[str, Tensor], inputs: tuple[Any, ...]) -> Any:
-        return torch.func.functional_call(self._held[0], parameters, inputs)
+        first = inputs[0].to(next(iter(parameters.values())).dtype)
+        outputs = torch.func.functional_call(self._held[0], parameters, (first, *inputs[1:]))
+        return outputs.float() if isinstance(outputs, Tensor) else (outputs[0].float(), *outputs[1:])
 
 
 def _vision(network: Any, frames: int) -> onnx.ModelProto:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,6 +20,9 @@ def command(
     name: Annotated[
         str | None, typer.Option(help="The model's name in payloads.", show_default="the checkpoint's folder")
     ] = None,
+    compute: Annotated[
+        Literal["float32", "float16"], typer.Option(help="What the graphs compute in; float16 is for GPUs.")
+    ] = "float32",
     as_json: JsonOption = False,
 ) -> None:
     """Export a checkpoint to ONNX, with a parity check. Needs the extra `torch`."""
@@ -40,6 +43,7 @@ def command(
             s_max,
             max_new_tokens=max_new_tokens,
             name=name,
+            compute=compute,
             report=console.print,
         )
     print(json.dumps(manifest) if as_json else f"{out}: written")

@@ -86,6 +86,7 @@ class DecoderSizes:
     width: int
     vocabulary: int
     s_max: int
+    cache: str = "float32"  # NumPy's name of the type that the graphs compute in
 
 
 class OnnxDecoder:
@@ -96,7 +97,7 @@ class OnnxDecoder:
         self._causal, self._tree = Sessions(folder / "decoder.onnx"), Sessions(folder / "decoder_tree.onnx")
         self._embedding, self._table = embedding, embedding.map()
         # One array, so that `compact` is one assignment; each layer's cache [1, Hkv, S_max, Dh] is a part of it.
-        self._caches = np.zeros((2 * sizes.layers, 1, sizes.kv_heads, sizes.s_max, sizes.head_dim), np.float32)
+        self._caches = np.zeros((2 * sizes.layers, 1, sizes.kv_heads, sizes.s_max, sizes.head_dim), sizes.cache)
         self._calls: OrderedDict[tuple[bool, int, int, int], _Call] = OrderedDict()
 
     def embed(self, ids: Ints) -> Floats:
@@ -187,7 +188,7 @@ class _Call:
     def __init__(
         self,
         session: ort.InferenceSession,
-        caches: Floats,
+        caches: NDArray[Any],
         logits: tuple[int, int],
         tokens: int,
         width: int,
@@ -208,8 +209,8 @@ class _Call:
             self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         for i, cache in enumerate(caches):
             name = f"{('key', 'value')[i % 2]}_{i // 2}"
-            self._binding.bind_input(name, "cpu", 0, np.float32, cache.shape, cache.ctypes.data)
-            self._binding.bind_output(f"new_{name}", "cpu", 0, np.float32, cache.shape, cache.ctypes.data)
+            self._binding.bind_input(name, "cpu", 0, cache.dtype, cache.shape, cache.ctypes.data)
+            self._binding.bind_output(f"new_{name}", "cpu", 0, cache.dtype, cache.shape, cache.ctypes.data)
         self._binding.bind_output("logits", "cpu", 0, np.float32, logits, self._logits.ctypes.data)
 
     def run(self) -> Floats:

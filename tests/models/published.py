@@ -135,7 +135,7 @@ def write_random(folder: Path, network: str) -> int:
     weight_map = {}
     for i, names in enumerate(shards):
         file = f"model-{i + 1:05}-of-{len(shards):05}.safetensors"
-        write_tensors(folder / file, {name: tensors[name] for name in names}, _values(names, tensors))
+        write_tensors(folder / file, {name: tensors[name] for name in names}, random_values(names, tensors))
         weight_map |= dict.fromkeys(names, file)
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -146,16 +146,23 @@ def _dtype(name: str) -> str:
     return "I64" if name.endswith("position_ids") else "F32" if name.endswith("inv_freq") else "F16"
 
 
-def _values(names: list[str], tensors: dict[str, tuple[str, tuple[int, ...]]]) -> Iterator[NDArray[Any]]:
-    """Weights that keep activations of order 1: norms about 1, others as wide as their inputs allow; each its own."""
+def random_values(names: list[str], tensors: dict[str, tuple[str, tuple[int, ...]]]) -> Iterator[NDArray[Any]]:
+    """Weights that keep activations of order 1: norms 1, others as wide as their inputs allow; each tensor its own."""
     for name in names:
         dtype, shape = tensors[name]
-        random = np.random.default_rng(crc32(name.encode()))
-        if dtype == "I64":
-            yield np.arange(prod(shape)).reshape(shape)
-            continue
-        values = random.standard_normal(shape, np.float32)
-        values *= 0.02 if len(shape) < 2 or "embed" in name else prod(shape[1:]) ** -0.5
-        if "norm" in name and name.endswith("weight"):
-            values += 1
-        yield values.astype(np.float16 if dtype == "F16" else np.float32)
+        if dtype != "F16":
+            yield np.arange(prod(shape)).reshape(shape).astype(np.float32 if dtype == "F32" else np.int64)
+        elif len(shape) == 1 and name.endswith("weight"):
+            yield np.ones(shape, np.float16)
+        else:
+            scale = 0.02 if len(shape) == 1 or "embed" in name else prod(shape[1:]) ** -0.5
+            yield _random_halves(np.random.default_rng(crc32(name.encode())), shape, scale)
+
+
+def _random_halves(random: np.random.Generator, shape: tuple[int, ...], scale: float) -> NDArray[np.float16]:
+    """Values of either sign and about that size, by their bits: ten times as fast as drawing and rounding."""
+    exponent = round(np.log2(scale / 1.5)) + 15  # values are ±[1, 2) · 2^(exponent - 15)
+    bits = random.integers(0, 1 << 16, shape, np.uint16)
+    bits &= 0x83FF  # sign and fraction
+    bits |= exponent << 10
+    return bits.view(np.float16)
