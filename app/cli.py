@@ -11,7 +11,11 @@ from typer.core import TyperCommand, TyperGroup
 
 from app.yaml_source import ConfigError
 
-COMMANDS = ("demo", "replay", "info", "bench", "export", "models", "train-demo", "synthesize", "check-config")
+COMMANDS = (
+    *("run", "record", "fault-run"),
+    *("demo", "replay", "info", "bench", "simulate"),
+    *("export", "models", "train-demo", "synthesize", "check-config"),
+)
 OUR_PACKAGES = ("app", "models", "export")
 
 

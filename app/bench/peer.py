@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from app.bench.figures import percentiles
+from app.bench.lanes import TIE, Lane, first_difference
 from app.decoding.calibration import available_cores, thread_options
 from models.bundle import VisionLanguageModel
 from models.prompts import Prompt
@@ -80,3 +82,23 @@ class TransformersPeer:
             tokens.append(self.generate(window))
             times.append((time.perf_counter() - start) * 1e3)
         return PeerResult(times, tokens, threads)
+
+
+def peer_figures(result: PeerResult, alone: Lane, hiding: Lane) -> dict[str, Any]:
+    """The peer against our target alone and against prefill hiding, tokens and times."""
+    differences = [
+        (number, alone.captions[number].gaps[place])
+        for number, tokens in enumerate(result.tokens)
+        if (place := first_difference(alone.captions[number].token_ids, tokens)) is not None
+    ]
+    real = [difference for difference in differences if difference[1] > TIE]
+    median = float(np.median(result.ms))
+    return {
+        "caption_ms": percentiles(result.ms),
+        "threads": result.threads,
+        "ratio": median / float(np.median(hiding.ms)),
+        "autoregressive_ratio": median / float(np.median(alone.ms)),
+        "token_identical": not real,
+        "tie_gaps": [gap for _, gap in differences if gap <= TIE],
+        "mismatches": len(real),
+    }

@@ -1,93 +1,124 @@
-"""From measured lanes to the figures (JSON) and the table."""
+"""The tables for people: everything that the JSON holds and a person compares."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from app.bench.strategies import TIE, Lane
-from app.decoding.costs import Costs
+from app.bench.chart import terminal_chart
 
-
-def percentiles(values: Sequence[float]) -> dict[str, float] | None:
-    """p50 and p95; None when nothing was measured."""
-    return {"p50": float(np.median(values)), "p95": float(np.percentile(values, 95))} if len(values) else None
-
-
-def strategy_figures(lane: Lane, alone: Lane) -> dict[str, Any]:
-    """What the JSON says of one lane; `alone` is the target by itself."""
-    report = lane.summary().report()
-    ties = [gap for _, gap in lane.mismatches if gap <= TIE]
-    placements = [caption.stats.placement for caption in lane.captions]
-    predicted = predicted_ms(lane, report.alpha)
-    return {
-        "caption_ms": percentiles(lane.ms),
-        "prefill_ms": percentiles(lane.prefill_ms),
-        "decode_step_ms": percentiles(lane.step_ms),
-        "alpha": report.alpha,
-        "alpha_content": report.alpha_content,
-        "alpha_injected": lane.injected_alpha,
-        "draft_acceptance_rate": report.draft_acceptance_rate,
-        "mean_acceptance_length": report.mean_acceptance_length,
-        "hidden_tokens_mean": report.hidden_tokens_mean,
-        "accepted_hidden_tokens_mean": report.accepted_hidden_tokens_mean,
-        "eta": eta(lane, alone),
-        "eta_predicted": _eta(alone, predicted) if predicted is not None else None,
-        "lossless": len(ties) == len(lane.mismatches) and len(ties) <= max(1, len(lane.captions) // 1000),
-        "ties": len(ties),
-        "tie_gaps": ties,
-        "mismatches": len(lane.mismatches) - len(ties),
-        "threads": threads(lane.costs),
-        "placement": max(set(placements), key=placements.count) if placements else None,
-        "windows": len(lane.captions),
-    }
-
-
-def eta(lane: Lane, alone: Lane) -> float | None:
-    """Share of the attainable gain: (T_alone − T) ÷ (T_alone − T_prefill), at p50."""
-    return _eta(alone, float(np.median(lane.ms)))
-
-
-def _eta(alone: Lane, ms: float) -> float | None:
-    whole, floor = float(np.median(alone.ms)), float(np.median(alone.prefill_ms))
-    return (whole - ms) / (whole - floor) if whole > floor else None
-
-
-def predicted_ms(lane: Lane, alpha: float | None) -> float | None:
-    """What the cost model expects of a hiding lane at the α that it measured (preprocessing as measured)."""
-    if lane.strategy != "prefill_hiding" or alpha is None:
-        return None
-    tokens = float(np.median([caption.stats.tokens + 1 for caption in lane.captions]))
-    placements = [caption.stats.placement for caption in lane.captions if caption.stats.placement]
-    placement = max(set(placements), key=placements.count) if placements else "serial"
-    host = [sum(s.ms for s in c.spans if s.detail.get("model") == "target") for c in lane.captions]
-    return lane.costs.hiding_ms(min(alpha, 0.999), tokens, placement) + float(np.median(host))
-
-
-def threads(costs: Costs) -> dict[str, int]:
-    """Threads of each phase, as the plan has them."""
-    return {
-        "drafter": costs.drafter_step.threads,
-        "target_encode": costs.target_encode.threads,
-        "target_prefill": costs.target_prefill.threads,
-        "target_step": costs.target_step.threads,
-        "overlap_target": costs.overlap_threads[0],
-        "overlap_drafter": costs.overlap_threads[1],
-    }
+Rows = dict[str, dict[str, Any]]
 
 
 def print_report(figures: dict[str, Any], console: Console) -> None:
-    """The table for people: everything that the JSON holds and a person compares."""
     machine = figures["machine"]
     console.print(
         f"[bold]{machine['processor']}[/], {machine['cores']} cores, ONNX Runtime {machine.get('onnxruntime')}"
     )
-    console.print(_speed(figures))
-    console.print(_acceptance(figures))
+    strategies: Rows = figures["strategies"]
+    console.print(_strategies(figures))
+    console.print(terminal_chart(strategies, floor_ms(strategies)))
+    if figures["guard"]["strategies"]:
+        console.print(_guard(figures["guard"]))
+    if figures.get("injected"):
+        console.print(_injected(figures["injected"]))
+    console.print(_verify_cost(figures["verify_cost"]))
+    console.print(_rest(figures))
+
+
+def floor_ms(strategies: Rows) -> float:
+    """The end of the target's prefill, p50: no verified caption is sooner."""
+    return float(strategies["autoregressive"]["prefill_ms"]["p50"])
+
+
+def _strategies(figures: dict[str, Any]) -> Table:
+    """One table: the strategies, and below them what prefill hiding is made of. Alone: `autoregressive`, this run."""
+    table = Table(title=f"time to the verified caption, ms, {figures['windows']} windows")
+    for heading in ("strategy", "placement"):
+        table.add_column(heading, no_wrap=True)
+    for heading in (
+        *("p50", "p95", "÷ alone", "÷ floor", "η", "η predicted"),
+        *("α", "accepted ÷ drafted", "tokens a pass", "hidden, accepted", "lossless", "ties"),
+    ):
+        table.add_column(heading, justify="right")
+    for name, row in figures["strategies"].items():
+        _strategy_row(table, name, row)
+    for section, of in (("ablation", "hiding by "), ("placements", ""), ("one_thread", "")):
+        table.add_section()
+        for name, row in figures[section].items():
+            _strategy_row(table, of + name, row)
+    if "history" in figures:
+        table.caption = "; ".join(
+            f"windows whose caption {'repeats' if name == 'repeated' else 'changes'}: {row['windows']}, prefill_hiding "
+            f"÷ floor {_number(row['floor_ratio'], 2)}"
+            for name, row in figures["history"].items()
+        )
+    return table
+
+
+def _strategy_row(table: Table, name: str, row: dict[str, Any]) -> None:
+    table.add_row(
+        name,
+        row["placement"] or "–",
+        _number(row["caption_ms"]["p50"], 1),
+        _number(row["caption_ms"]["p95"], 1),
+        _number(row["ratio"], 2),
+        _number(row["floor_ratio"], 2),
+        _number(row["eta"], 2),
+        _number(row["eta_predicted"], 2),
+        _number(row["alpha"], 3),
+        _number(row["draft_acceptance_rate"], 2),
+        _number(row["mean_acceptance_length"], 2),
+        _number(row["accepted_hidden_tokens_mean"], 1) if row["hidden_tokens_mean"] else "–",
+        "yes" if row["lossless"] else f"NO: {row['mismatches']}",
+        str(row["ties"]),
+    )
+
+
+def _guard(guard: dict[str, Any]) -> Table:
+    table = Table(title="the guard: a drafter of uniformly random tokens, ÷ autoregressive at p50")
+    for heading in ("strategy", "first 10 windows", "after"):
+        table.add_column(heading, justify="left" if heading == "strategy" else "right")
+    for name, row in guard["strategies"].items():
+        table.add_row(name, _number(row["first_10"], 3), _number(row["after_10"], 3))
+    return table
+
+
+def _injected(rows: list[dict[str, Any]]) -> Table:
+    """A line each α and c; a cell: measured ÷ autoregressive (the cost model's prediction)."""
+    names = list(dict.fromkeys(row["strategy"] for row in rows))
+    table = Table(
+        title="injected acceptance: time ÷ autoregressive, measured (cost model); the drafter takes time, but no core"
+    )
+    for heading in ("α, c", "formula S", "formula ÷", *names):
+        table.add_column(heading, justify="left" if heading == "α, c" else "right")
+    for alpha, ratio in dict.fromkeys((row["alpha"], row["cost_ratio"]) for row in rows):
+        here = {row["strategy"]: row for row in rows if (row["alpha"], row["cost_ratio"]) == (alpha, ratio)}
+        first = next(iter(here.values()))
+        table.add_row(
+            f"{alpha}, {ratio} injected",
+            _number(first["formula_speedup"], 2),
+            _number(first["formula_ratio"], 2),
+            *(f"{here[name]['ratio']:.2f} ({here[name]['predicted_ratio']:.2f})" for name in names),
+        )
+    return table
+
+
+def _verify_cost(found: dict[str, Any]) -> Table:
+    plan = f"the plan takes {found['knee']} rows for free"
+    table = Table(title=f"verifying n tokens ÷ one decode step of {found['step_ms']:.2f} ms; {plan}")
+    table.add_column("n")
+    for rows in found["alone"]:
+        table.add_column(str(rows), justify="right")
+    table.add_row("alone", *(_number(value, 2) for value in found["alone"].values()))
+    table.add_row("in the last prefill chunk", *(_number(value, 2) for value in found["fused"].values()))
+    return table
+
+
+def _rest(figures: dict[str, Any]) -> Table:
     small = Table(title="ratios and the rest", show_header=False)
     for name, value in figures["ratios"].items():
         small.add_row(name, _number(value, 3))
@@ -108,48 +139,8 @@ def print_report(figures: dict[str, Any], console: Console) -> None:
             f"memory growth over {figures['memory']['windows']:.0f} windows", f"{figures['memory']['growth']:.1%}"
         )
         small.add_row("peak resident MiB", _number(figures["memory"]["peak_mib"], 0))
-    console.print(small)
-
-
-def _speed(figures: dict[str, Any]) -> Table:
-    table = Table(title=f"time to the verified caption, ms, {figures['windows']} windows")
-    for heading in ("strategy", "placement", "p50", "p95", "prefill p50", "step p50", "η", "η predicted", "lossless"):
-        table.add_column(heading, justify="left" if heading in ("strategy", "placement") else "right")
-    for name, row in figures["strategies"].items():
-        ties = f" ({row['ties']} ties)" if row["ties"] else ""
-        table.add_row(
-            name,
-            row["placement"] or "–",
-            _number(row["caption_ms"]["p50"], 1),
-            _number(row["caption_ms"]["p95"], 1),
-            _number(row["prefill_ms"]["p50"], 1),
-            _number((row["decode_step_ms"] or {}).get("p50"), 2),
-            _number(row["eta"], 2),
-            _number(row["eta_predicted"], 2),
-            ("yes" if row["lossless"] else f"NO: {row['mismatches']}") + ties,
-        )
-    return table
-
-
-def _acceptance(figures: dict[str, Any]) -> Table:
-    table = Table(title="acceptance")
-    for heading in ("strategy", "α", "α content", "rate", "tokens a pass", "hidden", "accepted hidden"):
-        table.add_column(heading, justify="left" if heading == "strategy" else "right")
-    for name, row in figures["strategies"].items():
-        if row["alpha"] is None:
-            continue
-        injected = f" ({row['alpha_injected']:.1f} injected)" if row["alpha_injected"] is not None else ""
-        table.add_row(
-            name,
-            _number(row["alpha"], 3) + injected,
-            _number(row["alpha_content"], 3),
-            _number(row["draft_acceptance_rate"], 3),
-            _number(row["mean_acceptance_length"], 2),
-            _number(row["hidden_tokens_mean"], 1),
-            _number(row["accepted_hidden_tokens_mean"], 1),
-        )
-    return table
+    return small
 
 
 def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+    return "–" if value is None or np.isnan(value) else f"{value:.{digits}f}"

@@ -1,4 +1,4 @@
-"""The windows that are measured: recordings synthesised with seeds that training never saw, read as a user's are."""
+"""The windows that are measured: a recording's, then those of streets that training never saw; read as a user's are."""
 
 from __future__ import annotations
 
@@ -27,11 +27,21 @@ class BenchWindow:
     partial: Window | None
 
 
-async def synthesise(
-    count: int, make_windower: MakeWindower, lead_us: int, progress: Callable[[int], None]
+async def make_windows(
+    count: int,
+    make_windower: MakeWindower,
+    lead_us: int,
+    progress: Callable[[int], None],
+    recording: Path | None = None,
 ) -> list[BenchWindow]:
-    """`count` windows, hop as configured; `progress` is told how many there are."""
-    windows: list[BenchWindow] = []
+    """`count` windows, hop as configured: of `recording` first, then of streets; `progress` is told how many there are.
+
+    Raises SourceError for a recording without RGB frames, or windows too short for any.
+    """
+    windows = await _cut(recording, make_windower, lead_us, count) if recording else []
+    if recording and not windows:
+        raise SourceError(f"{recording}: no window holds RGB frames, which the target needs; name another recording")
+    progress(len(windows))
     with tempfile.TemporaryDirectory(prefix="event-captioner-bench-") as folder:
         seed = FIRST_SEED
         while len(windows) < count:

@@ -14,10 +14,20 @@ from app.commands.options import ConfigOption, writable
 def command(
     config: ConfigOption = None,
     strategies: Annotated[
-        str, typer.Option(metavar="A,B", help="Strategies beside autoregressive, the baseline.")
-    ] = "speculative,prefill_hiding",
-    windows: Annotated[int, typer.Option(min=2, max=10_000, help="Windows to caption, each by every strategy.")] = 50,
+        str, typer.Option(metavar="all|A,B", help="Strategies beside autoregressive, the baseline.")
+    ] = "all",
+    windows: Annotated[int, typer.Option(min=2, max=10_000, help="Windows to caption, each by every strategy.")] = 20,
+    recording: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Whose windows come first; streets follow. Left out: the bundled recording."),
+    ] = None,
     json_path: Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Write the figures as JSON.")] = None,
+    chart: Annotated[
+        Path | None, typer.Option(metavar="OUT.png", help="Write the chart. Left out: beside the JSON.")
+    ] = None,
+    timelines: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Draw a timeline of each strategy at work (SVG).")
+    ] = None,
     peer: Annotated[
         str | None, typer.Option(metavar="transformers", help="Also time transformers' generate (extra `dev`).")
     ] = None,
@@ -29,41 +39,55 @@ def command(
         int, typer.Option(min=0, max=100_000, help="Loop a recording for so many windows and report memory.")
     ] = 0,
 ) -> None:
-    """Compare the strategies on windows that training never saw; print one table."""
-    from rich.console import Console
-
+    """Compare the strategies on the same windows, interleaved; print one table and a chart."""
+    from app.bench.chart import write_chart
     from app.bench.quality import print_quality
-    from app.bench.report import print_report
+    from app.bench.report import floor_ms, print_report
     from app.bench.run import Bench, BenchSettings
-    from app.config import load_config
-    from app.decoding.strategies import STRATEGIES
-    from app.session import captioner_settings, load_pair
+    from app.commands.demo import RECORDING
+    from app.commands.options import TableConsole
 
-    chosen = tuple(name.strip() for name in strategies.split(",") if name.strip())
-    for name in chosen:
-        if name not in STRATEGIES:
-            raise typer.BadParameter(f"{name!r} is not one of {', '.join(STRATEGIES)}", param_hint="--strategies")
     if peer not in (None, "transformers"):
         raise typer.BadParameter(f"{peer!r} is not a peer that is known: transformers", param_hint="--peer")
+    chart = chart or (json_path.with_suffix(".png") if json_path and json_path.suffix != ".png" else None)
     writable(json_path, "--json")
-    settings = load_config(config)
+    writable(chart, "--chart")
+    if timelines:
+        writable(timelines / "autoregressive.svg" if timelines.is_dir() else timelines, "--timelines")
     what = BenchSettings(
-        strategies=chosen,
-        windows=windows,
+        windows,
+        _chosen(strategies),
         peer=peer is not None,
         injected=injected,
         memory_windows=memory_windows,
-        length_us=settings.windows.length_ms * 1000,
-        hop_us=settings.windows.length_ms * 1000,
+        recording=recording or (RECORDING if RECORDING.is_file() else None),
+        timelines=timelines,
     )
-    console = Console(stderr=True)
-    models = load_pair(settings)
-    bench = Bench(models, captioner_settings(settings, models[0].demo), what, settings.model_path("target"), console)
+    bench = Bench.configured(config, what)
     if quality:
         figures = bench.quality()
-        print_quality(figures["quality"], Console())
+        print_quality(figures["quality"], TableConsole())
     else:
         figures = bench.run()
-        print_report(figures, Console())
+        print_report(figures, TableConsole())
+        if chart:
+            rows, machine = figures["strategies"], figures["machine"]
+            title = f"time to the verified caption, {figures['windows']} windows, {machine['processor']}"
+            write_chart(chart, rows, floor_ms(rows), f"{title}, {machine['cores']} cores")
     if json_path:
         json_path.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def _chosen(text: str) -> tuple[str, ...]:
+    """`all`, or names with commas between. Raises typer.BadParameter."""
+    from app.decoding.strategies import STRATEGIES
+
+    if text.strip() == "all":
+        return tuple(STRATEGIES)
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in names:
+        if name not in STRATEGIES:
+            raise typer.BadParameter(
+                f"{name!r} is not one of {', '.join(STRATEGIES)}, or all", param_hint="--strategies"
+            )
+    return names

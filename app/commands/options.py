@@ -51,6 +51,15 @@ class ResultConsole(Console):
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
+class TableConsole(ResultConsole):
+    """For tables of many columns: a file or a pipe is as wide as they want, a terminal is as wide as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        if not self.is_terminal:
+            self.width = max(self.width, 170)
+
+
 def parse_speed(text: str | None, configured: float | str) -> float | None:
     """Times real time, or None for `max`. Raises typer.BadParameter."""
     value: float | str = configured if text is None else text

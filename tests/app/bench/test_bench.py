@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from app.bench import quality, render
-from app.bench.injected import InjectedDrafter
-from app.bench.report import eta, strategy_figures
-from app.bench.strategies import Lane, first_difference, run_lanes
-from app.bench.windows import BenchWindow
+from app.bench.agreement import caption_cases
+from app.bench.figures import eta, guard_figures, history_figures, strategy_figures
+from app.bench.injected import scripted
+from app.bench.lanes import Lane, first_difference, run_lanes
+from app.bench.studies import ablation_lanes, placement_lanes, strategy_lanes
+from app.bench.windows import BenchWindow, make_windows, record_street
 from app.captioner import Captioner, CaptionerSettings, measure_costs
 from app.decoding.costs import Costs
-from app.decoding.strategies import make_strategy
-from app.windows import Window
+from app.decoding.strategies import STRATEGIES
+from app.records import Caption
+from app.sensors.contract import SourceInfo
+from app.simulation.inputs import RANKS
+from app.windows import Window, Windower
 from models.bundle import VisionLanguageModel
 from models.demo.world.truth import ObjectTruth, SceneTruth
-from tests.app.decoding.toy import EOS, make_engine, scene
 
 Pair = tuple[VisionLanguageModel, VisionLanguageModel]
 SETTINGS = CaptionerSettings(max_new_tokens=16, drafter_span_us=500_000)
@@ -37,22 +44,29 @@ def test_first_difference(a: list[int], b: list[int], place: int | None) -> None
     assert first_difference(a, b) == place
 
 
-def test_every_lane_equals_the_target_alone_and_the_figures_are_json(
-    tiny_pair: Pair, tiny_window: Callable[..., Window], costs: Costs
+@pytest.fixture(scope="module")
+def bench_windows(tiny_window: Callable[..., Window]) -> list[BenchWindow]:
+    return [BenchWindow(tiny_window(n), tiny_window(n, events=300)) for n in range(3)]
+
+
+def test_every_strategy_and_source_equals_the_target_alone_and_the_figures_are_json(
+    tiny_pair: Pair, bench_windows: list[BenchWindow], costs: Costs
 ) -> None:
     lanes = [
-        Lane("autoregressive", "autoregressive", None, costs),
-        Lane("speculative", "speculative", None, costs),
-        Lane("lead", "prefill_hiding", "lead", costs, guard=False),
-        Lane("injected", "prefill_hiding", "lead", costs, injected_alpha=1.0),
+        *strategy_lanes(tuple(STRATEGIES), costs),
+        *placement_lanes(costs),
+        *ablation_lanes(costs),
     ]
-    windows = [BenchWindow(tiny_window(n), tiny_window(n, events=300)) for n in range(3)]
-    run_lanes(lanes, tiny_pair, SETTINGS, windows, lambda: None)
-    figures = {lane.name: strategy_figures(lane, lanes[0]) for lane in lanes}
-    assert all(row["lossless"] and row["windows"] == 3 for row in json.loads(json.dumps(figures)).values())
+    run_lanes(lanes, tiny_pair, SETTINGS, bench_windows, lambda: None)
+    cases = caption_cases(tiny_pair[0], lanes[0].captions, SETTINGS.drafter_span_us, 1)
+    figures = json.loads(json.dumps({lane.name: strategy_figures(lane, lanes[0], cases) for lane in lanes}))
+    assert [lane.strategy for lane in lanes[: len(STRATEGIES)]] == list(STRATEGIES)
+    assert all(row["lossless"] and row["windows"] == 3 and row["ties"] == 0 for row in figures.values())
+    assert all(row["predicted_ms"] > 0 for row in figures.values())
     assert figures["autoregressive"]["eta"] == pytest.approx(0.0)
-    assert figures["injected"]["alpha_injected"] == 1.0
-    assert figures["lead"]["placement"] == "lead"
+    assert figures["autoregressive"]["ratio"] == 1.0
+    assert figures["prefill_hiding lead"]["placement"] == "lead"
+    assert figures["history"]["placement"] is None
 
 
 def test_a_caption_that_differs_beyond_a_tie_is_not_lossless(
@@ -65,26 +79,69 @@ def test_a_caption_that_differs_beyond_a_tie_is_not_lossless(
     assert not strategy_figures(other, lane)["lossless"]
     assert strategy_figures(tie, lane)["lossless"]
     assert strategy_figures(tie, lane)["ties"] == 1
-    assert eta(lane, lane) == pytest.approx(0.0)
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.6, 1.0])
-def test_an_injected_acceptance_rate_is_what_the_drafter_then_has(alpha: float) -> None:
-    engine = make_engine(vocabulary=28, placement="serial", draft_tokens=8, eos_bias=-9.0)
-    alone = make_strategy("autoregressive", engine)
-    plain = engine.drafter
-    engine.drafter = drafter = InjectedDrafter(plain.model, plain.prompt, plain.threads)
-    drafter.alpha = alpha
-    hiding = make_strategy("prefill_hiding", engine)
-    hits = trials = 0
-    for number in range(40):
-        said = alone.run(scene(number))[0].tokens
-        drafter.truth, drafter.seed = (*said, EOS), number
-        transcript, _ = hiding.run(scene(number))
-        assert transcript.tokens == said
-        hits, trials = hits + transcript.num_accepted, trials + transcript.trials
-    engine.close()
-    assert hits / trials == pytest.approx(alpha, abs=0.08)
+def test_eta_is_the_share_of_what_can_be_gained() -> None:
+    assert eta(80.0, 100.0, 60.0) == pytest.approx(0.5)
+    assert eta(100.0, 100.0, 60.0) == 0.0
+    assert eta(1.0, 60.0, 60.0) is None
+
+
+def test_the_drafter_s_view_of_a_caption_is_its_rank_of_each_token(
+    tiny_pair: Pair, bench_windows: list[BenchWindow], costs: Costs
+) -> None:
+    """A drafter that is told what the target says (α = 1) ranks every token first; one that never agrees, none."""
+    alone = Lane("autoregressive", "autoregressive", None, costs)
+    run_lanes([alone], tiny_pair, SETTINGS, bench_windows, lambda: None)
+    for alpha, ranks in ((1.0, {0}), (0.0, {RANKS})):
+        drafter = scripted(tiny_pair[0], SETTINGS.question, alpha, 0.1, costs)
+        for number, caption in enumerate(alone.captions):
+            drafter.decoder.tell((*caption.token_ids, drafter.eos_id), number)  # type: ignore[attr-defined]
+            (case,) = caption_cases(drafter, [caption], SETTINGS.drafter_span_us, 1)
+            assert len(case.ranks) == len(caption.token_ids) + 1
+            assert case.repeated == 0
+            assert set(case.ranks) <= ranks if alpha else min(case.ranks) > 0
+    twice = caption_cases(tiny_pair[0], [alone.captions[0]] * 2, SETTINGS.drafter_span_us, 1)
+    assert twice[1].repeated == len(twice[1].ranks)
+
+
+def caption_of(caption: Caption, tokens: tuple[int, ...], ms: float) -> Caption:
+    return replace(caption, token_ids=tokens, finished_ns=caption.started_ns + int(ms * 1e6))
+
+
+def test_repeated_and_changed_captions_are_told_apart_and_the_guard_is_judged_before_and_after_ten(
+    tiny_pair: Pair, bench_windows: list[BenchWindow], costs: Costs
+) -> None:
+    alone = Lane("autoregressive", "autoregressive", None, costs)
+    run_lanes([alone], tiny_pair, SETTINGS, bench_windows[:1], lambda: None)
+    one, floor = alone.captions[0], alone.prefill_ms[0]
+    alone.captions = [caption_of(one, tokens, 2 * floor) for tokens in ((1,), (1,), (2,), (2,), (2,))]
+    times = (1.5, 1.1, 1.6, 1.1, 1.1)
+    hiding = Lane("h", "prefill_hiding", None, costs)
+    hiding.captions = [caption_of(one, c.token_ids, t * floor) for c, t in zip(alone.captions, times, strict=True)]
+    found = history_figures(hiding, alone)
+    assert found["repeated"] == {"windows": 3, "floor_ratio": pytest.approx(1.1, rel=1e-3)}
+    assert found["changed"] == {"windows": 2, "floor_ratio": pytest.approx(1.55, rel=1e-3)}
+
+    alone.captions = [caption_of(one, (1,), 100.0)] * 12
+    noise = Lane("n", "pearl", None, costs, captions=[caption_of(one, (1,), 110.0)] * 10)
+    noise.captions += [caption_of(one, (1,), 102.0)] * 2
+    guard = guard_figures([noise], alone)
+    assert guard["first_10"] == pytest.approx(1.1)
+    assert guard["after_10"] == pytest.approx(1.02)
+    short = guard_figures([Lane("n", "pearl", None, costs, captions=noise.captions[:3])], alone)
+    assert short["after_10"] is None
+
+
+def test_a_run_on_windows_of_a_recording_takes_streets_for_the_rest(tmp_path: Path) -> None:
+    def windower(info: SourceInfo, lead_us: int) -> Windower:
+        return Windower(1_000_000, 1_000_000, 8, lead_us, resolution=info.resolution)
+
+    path = tmp_path / "two.aedat4"
+    record_street(path, 1, 2.0)
+    found = asyncio.run(make_windows(3, windower, 100_000, lambda n: None, path))
+    assert [window.closed.index for window in found] == [0, 1, 0]
+    assert all(window.partial is not None and window.partial.partial for window in found)
 
 
 def test_the_loop_that_rendering_is_compared_with_draws_the_same() -> None:

@@ -4,33 +4,38 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from app.bench.injected import InjectedDrafter
+from app.bench.injected import ScriptedDecoder
 from app.bench.windows import BenchWindow
 from app.captioner import Captioner, CaptionerSettings
 from app.decoding.costs import Costs
-from app.decoding.guard import Acceptance
+from app.decoding.guard import Guard
+from app.decoding.survival import Acceptance
 from app.records import Caption
-from app.telemetry.spans import overlap_ms
 from app.telemetry.summary import Summary
 from models.bundle import VisionLanguageModel
 
 TIE = 1e-4  # top-1 minus top-2 logit below which two correct computations may pick different tokens
 
+Pair = tuple[VisionLanguageModel, VisionLanguageModel]
+
 
 @dataclass(slots=True)
 class Lane:
-    """One row of the table: a strategy at one plan, with what it measured."""
+    """One row of a table: a strategy at one plan, with what it measured."""
 
     name: str
     strategy: str
     placement: str | None
     costs: Costs
     guard: bool = True
-    injected_alpha: float | None = None
+    sources: tuple[str, ...] | None = None  # of drafts; None: as configured
+    drafter: VisionLanguageModel | None = None  # stands in for the pair's own
+    prior_alpha: float | None = None
     captions: list[Caption] = field(default_factory=list)
     mismatches: list[tuple[int, float]] = field(default_factory=list)  # (window, the reference's gap there)
 
@@ -54,8 +59,8 @@ class Lane:
         return [s.ms for c in self.captions for s in c.spans if s.lane == "target" and s.name == "decode"]
 
     @property
-    def overlap_ms(self) -> list[float]:
-        return [overlap_ms(list(caption.spans)) for caption in self.captions]
+    def placements(self) -> list[str | None]:
+        return [caption.stats.placement for caption in self.captions]
 
     def summary(self) -> Summary:
         summary = Summary()
@@ -66,7 +71,7 @@ class Lane:
 
 def run_lanes(
     lanes: Sequence[Lane],
-    models: tuple[VisionLanguageModel, VisionLanguageModel],
+    models: Pair,
     settings: CaptionerSettings,
     windows: Sequence[BenchWindow],
     progress: Callable[[], None],
@@ -75,18 +80,21 @@ def run_lanes(
 
     A window's draft ahead begins `lead` before it closes: the bench waits that long, as a live camera would make it.
     """
-    captioners = [_captioner(lane, models, settings) for lane in lanes]
-    try:
+    with ExitStack() as stack:
+        captioners = []
+        for lane in lanes:
+            captioners.append(_captioner(lane, models, settings))
+            stack.callback(captioners[-1].close)
         for warm in windows[:1]:
             for captioner in captioners:
-                captioner.caption(warm.closed)
-                captioner.engine.guard.acceptance = Acceptance(alpha=captioner.settings.prior_alpha)
+                captioner.caption(warm.closed, camera="warm-up")
+                acceptance = Acceptance(alpha=captioner.settings.prior_alpha)
+                captioner.engine.guard = Guard(captioner.costs, acceptance, enabled=captioner.settings.guard)
         for number, window in enumerate(windows):
             for lane, captioner in zip(lanes, captioners, strict=True):
-                if isinstance(captioner.engine.drafter, InjectedDrafter):
+                if isinstance(captioner.drafter.decoder, ScriptedDecoder):
                     said = lanes[0].captions[number]
-                    captioner.engine.drafter.truth = (*said.token_ids, captioner.target.eos_id)
-                    captioner.engine.drafter.seed = number
+                    captioner.drafter.decoder.tell((*said.token_ids, captioner.target.eos_id), number)
                 if window.partial and captioner.drafts_ahead:
                     captioner.draft_ahead(window.partial)
                     time.sleep(captioner.lead_ms / 1e3)
@@ -94,23 +102,15 @@ def run_lanes(
                 lane.captions.append(caption)
                 _compare(lane, lanes[0].captions[number], caption, number)
                 progress()
-    finally:
-        for captioner in captioners:
-            captioner.close()
 
 
-def _captioner(
-    lane: Lane, models: tuple[VisionLanguageModel, VisionLanguageModel], settings: CaptionerSettings
-) -> Captioner:
+def _captioner(lane: Lane, models: Pair, settings: CaptionerSettings) -> Captioner:
     wanted = replace(settings, strategy=lane.strategy, placement=lane.placement, guard=lane.guard)
-    if lane.injected_alpha is not None:
-        wanted = replace(wanted, prior_alpha=lane.injected_alpha)
-    captioner = Captioner(*models, wanted, costs=lane.costs)
-    if lane.injected_alpha is not None:
-        plain = captioner.engine.drafter
-        captioner.engine.drafter = InjectedDrafter(plain.model, plain.prompt, plain.threads)
-        captioner.engine.drafter.alpha = lane.injected_alpha
-    return captioner
+    if lane.sources is not None:
+        wanted = replace(wanted, sources=lane.sources)
+    if lane.prior_alpha is not None:
+        wanted = replace(wanted, prior_alpha=lane.prior_alpha)
+    return Captioner(lane.drafter or models[0], models[1], wanted, costs=lane.costs)
 
 
 def _compare(lane: Lane, reference: Caption, caption: Caption, number: int) -> None:
