@@ -61,9 +61,11 @@ class Captioner:
         *,
         costs: Costs | None = None,
         cache: Path | None = None,
+        more_targets: Sequence[VisionLanguageModel] = (),
     ) -> None:
         """Calibrate (or take `costs`, or the calibration cached in folder `cache`) and make the strategy.
 
+        more_targets: further sessions of the target, for strategy `dsi`.
         Raises ModelError when the two vocabularies are not shared or a prompt does not fit its model.
         """
         check_pair(drafter, target)
@@ -97,9 +99,10 @@ class Captioner:
                 settings.sampling,
                 settings.sources,
             ),
+            more_targets,
         )
         self._strategy: Strategy = make_strategy(settings.strategy, self.engine)
-        self._warm_up()
+        self._warm_up(more_targets)
         self._ahead: int | None = None  # index of the window whose draft was begun before it closed
         self.on_draft: Callable[[Window, str], None] | None = None  # told of each draft before it is verified
 
@@ -163,15 +166,15 @@ class Captioner:
         self._strategy.abandon()
         self.engine.close()
 
-    def _warm_up(self) -> None:
+    def _warm_up(self, more_targets: Sequence[VisionLanguageModel]) -> None:
         """Open and size every session that the plan may use, so that the first caption is as quick as the others."""
         costs = self.costs
-        steps = (
-            (self.drafter, self.prompts[0], costs.drafter_encode, costs.drafter_prefill, costs.drafter_step),
-            (self.target, self.prompts[1], costs.target_encode, costs.target_prefill, costs.target_step),
-        )
-        shared = costs.overlap_threads[::-1]
-        for (model, prompt, encode, prefill, step), beside in zip(steps, shared, strict=True):
+        target_threads, drafter_threads = costs.overlap_threads
+        target = costs.target_encode, costs.target_prefill, costs.target_step, target_threads
+        drafter = costs.drafter_encode, costs.drafter_prefill, costs.drafter_step, drafter_threads
+        models = [(self.drafter, self.prompts[0], *drafter), (self.target, self.prompts[1], *target)]
+        models += [(model, self.prompts[1], *target) for model in more_targets]
+        for model, prompt, encode, prefill, step, beside in models:
             for encoding, prefilling, stepping in (
                 (encode.threads, prefill.threads, step.threads),
                 (beside, beside, beside),

@@ -106,6 +106,14 @@ class DecodingConfig(Section):
         title="Seed",
         description="Of the sampling: with the same seed a window has the same caption, whatever the strategy.",
     )
+    target_sessions: int = Field(
+        default=1,
+        ge=1,
+        le=8,
+        title="Target sessions",
+        description="Copies of the target, each with weights and a cache of its own, that strategy dsi verifies on side "
+        "by side. More than one pays only where each has cores or a device to itself; other strategies use one.",
+    )
     guard: bool = Field(
         default=True,
         title="Guard",

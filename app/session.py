@@ -48,10 +48,12 @@ class Outputs:
 
 def load_pair(config: Config) -> tuple[VisionLanguageModel, VisionLanguageModel]:
     """Drafter and target. Raises ModelError."""
-    return (
-        load_model(config.model_path("drafter"), "drafter", config.models.drafter.runtime),
-        load_model(config.model_path("target"), "target", config.models.target.runtime),
-    )
+    return load_model(config.model_path("drafter"), "drafter", config.models.drafter.runtime), load_target(config)
+
+
+def load_target(config: Config) -> VisionLanguageModel:
+    """One session of the target. Raises ModelError."""
+    return load_model(config.model_path("target"), "target", config.models.target.runtime)
 
 
 def captioner_settings(config: Config, demo: bool) -> CaptionerSettings:
@@ -92,7 +94,9 @@ def _fixed_threads(config: Config) -> tuple[tuple[str, int], ...]:
 def load_captioner(config: Config) -> Captioner:
     """Both models with the calibration of this machine. Raises ModelError."""
     drafter, target = load_pair(config)
-    return Captioner(drafter, target, captioner_settings(config, drafter.demo))
+    sessions = config.decoding.target_sessions if config.decoding.strategy == "dsi" else 1
+    more = [load_target(config) for _ in range(sessions - 1)]
+    return Captioner(drafter, target, captioner_settings(config, drafter.demo), more_targets=more)
 
 
 def make_windower(

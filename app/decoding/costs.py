@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import zip_longest
 
 MAX_DRAFT = 64  # no plan asks for more drafts in one verify pass
 MAX_PAID = 16  # nor makes more at the caption's cost before it verifies them
@@ -29,9 +31,9 @@ def accepted(curve: Curve, drafts: int) -> float:
     return sum(curve[1 : drafts + 1])
 
 
-def either(one: Curve, other: Curve) -> Curve:
-    """The longer run of two drafts that fail independently."""
-    return [1.0 - (1.0 - a) * (1.0 - b) for a, b in zip(one, other, strict=True)]
+def longer_run(one: Curve, other: Curve) -> float:
+    """Expected accepted tokens of two drafts, each as long as its curve, that fail independently."""
+    return sum(1.0 - (1.0 - a) * (1.0 - b) for a, b in zip_longest(one[1:], other[1:], fillvalue=0.0))
 
 
 NEVER: Curve = iid(0.0)  # of a source that does not exist
@@ -46,7 +48,7 @@ class Phase:
     one_thread_ms: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Costs:
     """Measured costs in milliseconds; every phase at its own best thread count.
 
@@ -85,12 +87,18 @@ class Costs:
 
     def verify_ms(self, rows: int) -> float:
         """A verify pass of `rows` rows; one row is a decode step. Between measured rows, on the line between them."""
-        below, below_ms = 1, self.target_step.ms
+        table = self._verify_table
+        return table[rows] if rows < len(table) else table[-1] + (rows - len(table) + 1) * self.verify_row_ms
+
+    @cached_property
+    def _verify_table(self) -> list[float]:
+        """[rows]: asked for many times a pass."""
+        table = [0.0, self.target_step.ms]
         for measured, ms in self.verify_curve.items():
-            if rows <= measured:
-                return below_ms + (max(ms, below_ms) - below_ms) * (rows - below) / max(1, measured - below)
-            below, below_ms = measured, max(ms, below_ms)
-        return below_ms + (rows - below) * self.verify_row_ms
+            below, below_ms = len(table) - 1, table[-1]
+            rise = max(0.0, ms - below_ms) / max(1, measured - below)
+            table += [below_ms + rise * (rows - below) for rows in range(len(table), measured + 1)]
+        return table + [table[-1] + self.verify_row_ms * n for n in range(1, MAX_DRAFT + 2 - len(table) + 1)]
 
     @property
     def knee(self) -> int:
@@ -112,11 +120,11 @@ class Costs:
 
     def best_draft_length(self, curve: Curve) -> int:
         """The γ with the cheapest verified token; 0 when the target alone is cheaper (the guard)."""
-        best, best_ms, hits = 0, self.target_step.ms, 0.0
-        for drafts in range(1, MAX_PAID + 1):
-            hits += curve[drafts]
-            token_ms = (drafts * self.drafter_step.ms + self.verify_ms(drafts + 1)) / (1.0 + hits)
-            if token_ms < best_ms:
+        best, best_ms, tokens, drafting_ms = 0, self.target_step.ms, 1.0, 0.0
+        for drafts, verify_ms in enumerate(self._verify_table[2 : MAX_PAID + 2], 1):
+            tokens += curve[drafts]
+            drafting_ms += self.drafter_step.ms
+            if (token_ms := (drafting_ms + verify_ms) / tokens) < best_ms:
                 best, best_ms = drafts, token_ms
         return best
 
@@ -170,7 +178,7 @@ class Costs:
             started = self.drafter_preprocess_ms + self.drafter_start_ms
             ready = int(max(0.0, self.overlap_target_ms - started) / max(self.overlap_step_ms, 1e-6))
             drafts, prefill = min(self.free_draft_length(first, limit), ready), self.overlap_target_ms
-        hits = accepted(either(_cut(first, drafts), _cut(history, known)), MAX_DRAFT)
+        hits = longer_run(first[: drafts + 1], history[: known + 1])
         decode = self.decode_ms(first if later is None else later, tokens - 1 - hits, placement is not None)
         return before + prefill + max(drafts, known) * self.fused_row_ms + decode
 
@@ -181,7 +189,3 @@ def _worthwhile(curve: Curve, limit: int, price: Callable[[int], float]) -> int:
     while length < most and curve[length + 1] > price(length):
         length += 1
     return length
-
-
-def _cut(curve: Curve, drafts: int) -> Curve:
-    return [p if n <= drafts else 0.0 for n, p in enumerate(curve)]

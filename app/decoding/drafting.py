@@ -89,8 +89,8 @@ class Drafter:
         """
         if self._lost:
             return
-        common = 0
-        while common < min(len(self._fed), len(verified) - 1) and self._fed[common] == verified[common]:
+        common, limit = 0, min(len(self._fed), len(verified) - 1)
+        while common < limit and self._fed[common] == verified[common]:
             common += 1
         if any(not 0 <= token < self.model.vocabulary for token in verified[common:]):
             self._lost = True

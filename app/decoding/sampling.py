@@ -14,6 +14,7 @@ import numpy as np
 from models.runtimes.contract import Floats
 
 WORD = 2**64
+BLOCK = 16  # positions whose noise is drawn at once
 SMALLEST = 2.0**-64  # an exponential draw of 0 would be a token that always wins
 
 
@@ -32,7 +33,7 @@ class Sampler:
     def __init__(self, sampling: Sampling, caption: int = 0) -> None:
         """caption: any number that names the caption; with the seed it keys the noise."""
         self.sampling = sampling
-        self._noise: dict[int, Floats] = {}
+        self._noise: dict[int, Floats] = {}  # block of positions -> [BLOCK, V]
         if sampling.temperature:
             self._bits = np.random.Philox(key=[sampling.seed % WORD, caption % WORD])
             self._random = np.random.Generator(self._bits)
@@ -44,10 +45,8 @@ class Sampler:
         token = int(scores.argmax())
         if self.sampling.top_p < 1.0 and self.sampling.temperature:
             weights = self._weights(row)
-            enough = self.sampling.top_p * weights.sum()
-            while weights[row > row[token]].sum() >= enough:  # outside the nucleus, and so is all that is less likely
-                scores[row <= row[token]] = -np.inf
-                token = int(scores.argmax())
+            if weights[row > row[token]].sum() >= self.sampling.top_p * weights.sum():  # outside the nucleus
+                token = int(self.scores(row, place).argmax())
         return token
 
     def scores(self, row: Floats, place: int) -> Floats:
@@ -70,15 +69,16 @@ class Sampler:
 
     def _gumbel(self, place: int, size: int) -> Floats:
         """Noise [size] of a position. Its head does not depend on `size`: vocabularies may differ in length."""
-        noise = self._noise.get(place)
-        if noise is None or len(noise) < size:
-            state = self._state  # Philox is counter-based: a position is a place in its sequence, at no cost to reach
-            state["state"]["counter"][:] = (0, 0, 0, place)
+        block, row = divmod(place, BLOCK)
+        noise = self._noise.get(block)
+        if noise is None or noise.shape[1] < size:
+            state = self._state  # Philox is counter-based: a block is a place in its sequence, at no cost to reach
+            state["state"]["counter"][:] = (0, 0, 0, block)
             state["buffer_pos"], state["has_uint32"] = 4, 0
             self._bits.state = state
-            drawn = np.maximum(self._random.standard_exponential(size), SMALLEST)
-            noise = self._noise[place] = -np.log(drawn).astype(np.float32)
-        return noise[:size]
+            drawn = np.maximum(self._random.standard_exponential((size, BLOCK)), SMALLEST)
+            noise = self._noise[block] = np.ascontiguousarray(-np.log(drawn.T), np.float32)
+        return noise[row, :size]
 
 
 GREEDY_SAMPLING = Sampling()

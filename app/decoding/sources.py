@@ -93,14 +93,19 @@ def merge(
     it when it stands with a higher probability. branching: what a tree costs more than a chain, in accepted tokens; the
     best chain is taken alone where the branches are expected to yield no more.
     """
-    whole = TokenTree(sum(len(proposal.tokens) for proposal in proposals))
+    cut = [_worthwhile(proposal, curve(proposal.source), price(0)) for proposal in proposals]
+    longest = max((proposal.tokens for proposal in cut), key=len, default=())
+    whole = TokenTree(sum(len(proposal.tokens) for proposal in cut))
     chances: list[float] = []
-    for proposal in proposals:
-        stands, longest = curve(proposal.source), len(curve(proposal.source)) - 1
-        for n, node in enumerate(whole.add_chain(proposal.tokens[:longest], hidden=proposal.hidden), 1):
+    for source, tokens, hidden in cut:
+        stands = curve(source)
+        for n, node in enumerate(whole.add_chain(tokens, hidden=hidden), 1):
             if node == len(chances):
                 chances.append(stands[n])
-            chances[node] = max(chances[node], stands[n])
+            elif stands[n] > chances[node]:
+                chances[node] = stands[n]
+    if len(whole) == len(longest):  # all agree: no branches to weigh
+        return _part(whole, list(takewhile(lambda n: chances[n] > price(n), range(min(limit, len(whole))))), limit)
     _share(whole, chances)
     order = sorted(range(len(whole)), key=lambda node: -chances[node])  # stable: parents stay before children
     kept = [node for n, node in takewhile(lambda at: chances[at[1]] > price(at[0]), enumerate(order[:limit]))]
@@ -111,6 +116,12 @@ def merge(
     if sum(chances[node] for node in kept) - run[best] <= branching:
         kept = whole.path(best)
     return _part(whole, sorted(kept), limit)
+
+
+def _worthwhile(proposal: Proposal, stands: Curve, price: float) -> Proposal:
+    """As much of a proposal as may be worth a row."""
+    length = next((n for n, p in enumerate(stands[1:]) if p <= price), len(stands) - 1)
+    return proposal._replace(tokens=proposal.tokens[:length])
 
 
 def _share(tree: TokenTree, chances: list[float]) -> None:

@@ -65,7 +65,7 @@ def test_temperature_zero_is_greedy_whatever_the_rest() -> None:
     assert all(sampler.pick(row(seed), 0) == row(seed).argmax() == GREEDY.pick(row(seed), 9) for seed in range(20))
 
 
-@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 1.0), (1.0, 0.9)])
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 0.9)])
 def test_the_distribution_is_the_targets(temperature: float, top_p: float) -> None:
     """65,536 draws over a vocabulary of 32,768: total variation below 0.008.
 

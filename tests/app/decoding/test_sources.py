@@ -75,8 +75,9 @@ def test_a_tree_that_costs_more_than_its_branches_yield_is_the_best_chain() -> N
 def test_every_path_is_the_beginning_of_a_proposal(
     proposed: list[tuple[str, list[int]]], limit: int, price: float
 ) -> None:
+    """Whatever rows cost, rising or not, as measured prices may be."""
     proposals = [Proposal(source, tokens) for source, tokens in proposed]
-    tree = merge(proposals, curve, lambda n: price, limit)
+    tree = merge(proposals, curve, lambda n: price * (0.1 if n % 3 else 1.0), limit)
     assert len(tree) <= limit
     for node in range(len(tree)):
         path = [tree.tokens[ancestor] for ancestor in tree.path(node)]
