@@ -31,7 +31,6 @@ from app.windows import Windower
 
 LIVE_SECONDS = 12.0
 TOKENS = 30  # of a draft, for the lead; about a demo caption
-PICTURED = 7  # windows from which a timeline's caption is chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,6 @@ class BenchSettings:
     injected: bool = False
     memory_windows: int = 0
     recording: Path | None = None  # whose windows come first
-    timelines: Path | None = None  # folder for pictures
 
 
 class Bench:
@@ -82,8 +80,6 @@ class Bench:
             if what.injected:
                 figures["injected"] = self._injected(progress, costs, windows)
             figures["verify_cost"] = verify_cost(self.models[1], self.settings.question, costs)
-            if what.timelines:
-                self._timelines(progress, what.timelines, costs, windows)
             progress.add_task("live pipeline", total=None)
             figures |= self._live(costs)  # before the peer: its torch would count as our memory
             if what.peer:
@@ -109,6 +105,19 @@ class Bench:
             captioner.close()
         times = (float(np.median(values)) for values in (lanes[1].ms, lanes[0].ms, lanes[0].prefill_ms))
         return {"machine": machine.describe(), "quality": quality.figures(seen, unseen) | {"eta": eta(*times)}}
+
+    def timelines(self, folder: Path) -> list[Path]:
+        """Pictures of every strategy at work, so with the event drafter alone and the guard off; the files."""
+        costs = measure_costs(*self.models, self.settings)
+        lanes = [
+            replace(lane, guard=False, sources=("drafter",))
+            for lane in studies.strategy_lanes(self.what.strategies, costs)
+        ]
+        with self._progress() as progress:
+            windows = self._windows(progress, costs)
+            task = progress.add_task("captioning", total=len(lanes) * len(windows))
+            run_lanes(lanes, self.models, self.settings, windows, lambda: progress.advance(task))
+        return write_timelines(lanes, folder)
 
     def validate(self) -> tuple[Validation, list[CaptionCase]]:
         """The cost model against this machine."""
@@ -197,14 +206,6 @@ class Bench:
                 self.what.strategies, self.models, self.settings, costs, windows, lambda: progress.advance(task)
             )
         )
-
-    def _timelines(self, progress: Progress, folder: Path, costs: Costs, windows: list[BenchWindow]) -> None:
-        """Pictures of every strategy at work, so with the guard off."""
-        lanes = studies.strategy_lanes(self.what.strategies, costs)
-        lanes = [replace(lane, guard=False) for lane in lanes]
-        task = progress.add_task("timelines", total=None)
-        run_lanes(lanes, self.models, self.settings, windows[:PICTURED], lambda: progress.advance(task))
-        write_timelines(lanes, folder)
 
     def _peer(self, lanes: list[Lane], windows: list[BenchWindow]) -> dict[str, Any]:
         from app.bench.peer import TransformersPeer, peer_figures

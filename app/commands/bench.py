@@ -26,7 +26,7 @@ def command(
         Path | None, typer.Option(metavar="OUT.png", help="Write the chart. Left out: beside the JSON.")
     ] = None,
     timelines: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Draw a timeline of each strategy at work (SVG).")
+        Path | None, typer.Option(metavar="FOLDER", help="Only draw a timeline of each strategy at work (SVG).")
     ] = None,
     peer: Annotated[
         str | None, typer.Option(metavar="transformers", help="Also time transformers' generate (extra `dev`).")
@@ -61,9 +61,12 @@ def command(
         injected=injected,
         memory_windows=memory_windows,
         recording=recording or (RECORDING if RECORDING.is_file() else None),
-        timelines=timelines,
     )
     bench = Bench.configured(config, what)
+    if timelines:
+        for path in bench.timelines(timelines):
+            print(path)
+        return
     if quality:
         figures = bench.quality()
         print_quality(figures["quality"], TableConsole())

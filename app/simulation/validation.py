@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -75,12 +75,13 @@ def validate(
     windows: Sequence[BenchWindow],
     progress: Callable[[], None] = lambda: None,
 ) -> tuple[Validation, list[CaptionCase]]:
-    """Run every registered strategy, unguarded, on the same windows, and predict each from the same captions."""
+    """Run every strategy with the event drafter alone and no guard, and predict each from the same captions."""
     names = [name for name in SCHEDULES if name in STRATEGIES]
-    lanes = [Lane(name, name, settings.placement, costs, guard=False) for name in names]
+    lanes = [Lane(name, name, settings.placement, costs, guard=False, sources=("drafter",)) for name in names]
     run_lanes(lanes, models, settings, windows, progress)
     alone = lanes[0]
-    cases = caption_cases(models[0], alone.captions, settings.drafter_span_us, costs.drafter_prefill.threads)
+    seen = caption_cases(models[0], alone.captions, settings.drafter_span_us, costs.drafter_prefill.threads)
+    cases = [replace(case, repeated=0) for case in seen]  # the history took no part
     times = run_times(costs, alone)
     rows = []
     for lane in lanes:

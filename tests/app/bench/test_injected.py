@@ -51,7 +51,7 @@ def test_the_right_token_has_rank_r_with_probability_alpha_times_one_minus_alpha
 @pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "autoregressive"])
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
 def test_every_strategy_has_the_injected_acceptance_and_stays_exact(strategy: str, alpha: float) -> None:
-    engine = make_engine(vocabulary=VOCABULARY, eos_bias=-9.0)
+    engine = make_engine(vocabulary=VOCABULARY, eos_bias=-9.0, sources=("drafter",))
     scripted = ScriptedDecoder(engine.drafter.model.decoder, DRAFTER_PROMPT, alpha, 0.0, 0.0)
     engine.drafter.model.decoder = scripted  # type: ignore[misc]
     alone, other = make_strategy("autoregressive", engine), make_strategy(strategy, engine)
