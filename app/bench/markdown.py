@@ -58,8 +58,8 @@ def _bench(figures: dict[str, Any]) -> Iterator[str]:
         yield _injected(injected)
     cost = figures["verify_cost"]
     yield f"**Verifying n tokens** ÷ one decode step ({cost['step_ms']:.2f} ms); the plan's knee: {cost['knee']} rows:"
-    shown = [(form, *(_number(value) for value in cost[form].values())) for form in ("alone", "fused")]
-    yield _table(("n", *map(str, cost["alone"])), shown)
+    curves = [(form, *(_number(value) for value in cost[form].values())) for form in ("alone", "fused")]
+    yield _table(("n", *map(str, cost["alone"])), curves)
     yield _table(("figure", "measured"), list(_rest(figures)))
 
 
