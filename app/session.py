@@ -56,6 +56,12 @@ def load_target(config: Config) -> VisionLanguageModel:
     return load_model(config.model_path("target"), "target", config.models.target.runtime)
 
 
+def load_more_targets(config: Config) -> list[VisionLanguageModel]:
+    """The further sessions that the strategy uses. Raises ModelError."""
+    sessions = config.decoding.target_sessions if config.decoding.strategy == "dsi" else 1
+    return [load_target(config) for _ in range(sessions - 1)]
+
+
 def captioner_settings(config: Config, demo: bool) -> CaptionerSettings:
     """The sections `decoding` and `windows` as the captioner wants them; `demo`: the drafter is a demo model."""
     decoding = config.decoding
@@ -94,9 +100,8 @@ def _fixed_threads(config: Config) -> tuple[tuple[str, int], ...]:
 def load_captioner(config: Config) -> Captioner:
     """Both models with the calibration of this machine. Raises ModelError."""
     drafter, target = load_pair(config)
-    sessions = config.decoding.target_sessions if config.decoding.strategy == "dsi" else 1
-    more = [load_target(config) for _ in range(sessions - 1)]
-    return Captioner(drafter, target, captioner_settings(config, drafter.demo), more_targets=more)
+    settings = captioner_settings(config, drafter.demo)
+    return Captioner(drafter, target, settings, more_targets=load_more_targets(config))
 
 
 def make_windower(

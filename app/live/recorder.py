@@ -24,7 +24,7 @@ from app.service_config import RecordingConfig
 from app.supervision.health import OK, Health
 
 BUFFER = 64 << 20  # bytes that wait for a camera's child; what comes then is left out, and counted
-END_S = 2.0  # a child's time to finish its file
+END_S = 30.0  # a child's time to finish its file: what waits in its pipe is still to be written
 LOOK_S = 1.0  # between two looks at the disk
 
 log = structlog.get_logger(__name__)
@@ -83,14 +83,15 @@ class Recorder:
         size = sum(_size(self.folder / name) for name in self._files)
         return {"recording": self.recording, "files": list(self._files), "bytes": size}
 
-    async def stop(self, reason: str | None = None) -> dict[str, Any]:
-        """End the recording that runs, if any; `reason`: why it ends by itself."""
+    async def stop(self, reason: str | None = None, patience_s: float = END_S) -> dict[str, Any]:
+        """End the recording that runs, if any; `reason`: why it ends by itself. A child that has not
+        finished in time is killed: the file then replays up to what was written."""
         self._stamp = None
         tracks, self._tracks = self._tracks, {}
         own = asyncio.current_task()
         if self._watcher is not None and self._watcher is not own:
             self._watcher.cancel()
-        await asyncio.gather(*(self._finish(track) for track in tracks.values()))
+        await asyncio.gather(*(self._finish(track, patience_s) for track in tracks.values()))
         await asyncio.gather(*(self._tasks - {own}), return_exceptions=True)  # children that are being started
         if tracks:
             log.info("recording_ended", files=self._files, reason=reason)
@@ -140,7 +141,7 @@ class Recorder:
             captions = path.with_suffix(".jsonl").open("w", encoding="utf-8")
             track = _Track(path, process, captions)
             if self._stamp != stamp:  # stopped meanwhile
-                await self._finish(track)
+                await self._finish(track, END_S)
                 return
             self._tracks[camera] = track
             self._files += [path.name, path.with_suffix(".jsonl").name]
@@ -149,13 +150,13 @@ class Recorder:
         finally:
             self._opening.discard(camera)
 
-    async def _finish(self, track: _Track) -> None:
+    async def _finish(self, track: _Track, patience_s: float) -> None:
         track.captions.close()
         pipe = track.process.stdin
         assert pipe is not None
         pipe.close()
         try:
-            await asyncio.wait_for(track.process.wait(), END_S)
+            await asyncio.wait_for(track.process.wait(), patience_s)
         except TimeoutError:
             log.warning("recording_torn", file=str(track.path))
             track.process.kill()

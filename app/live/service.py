@@ -29,7 +29,7 @@ from models.errors import ModelError
 OPEN_S = 10.0  # how long the start waits for sources before it says `degraded`
 BEAT_S = 0.25  # between two looks at what cannot tell of itself
 STATUS_S = 5.0  # between two camera statuses without a change, for their last data time
-STOP_S, DRAIN_S, FAREWELL_S = 1.5, 1.0, 1.5  # a clean stop's shares of five seconds
+STOP_S, RECORDER_S, DRAIN_S, FAREWELL_S = 1.5, 1.0, 1.0, 1.5  # a clean stop's shares of five seconds
 
 log = structlog.get_logger(__name__)
 
@@ -325,7 +325,7 @@ class Service:
         if self._in_hand is not None:
             self._drop(self._in_hand.camera, self._in_hand.window, "stopped")
         clean = await self.worker.close(max(0.1, deadline - time.monotonic()))
-        await self.recorder.stop()
+        await self.recorder.stop("the service stops", RECORDER_S)
         if self.publisher and publishing:
             await self._say_goodbye(self.publisher, publishing)
         if self.store:

@@ -1,4 +1,4 @@
-"""The live service against a real mosquitto: every window accounted for, degraded rather than dead, clean to the end."""
+"""The live service against a real mosquitto: every window accounted for, degraded rather than dead, a clean end."""
 
 from __future__ import annotations
 
@@ -256,10 +256,9 @@ def test_captions_made_while_the_broker_is_away_arrive_in_order_after_a_restart_
     async def second() -> list[dict[str, Any]]:
         mosquitto.start()
         config = configuration(tmp_path, mosquitto.url, mqtt={"late_after_s": 0.2})
-        async with listening(mosquitto.port) as listener:
-            async with serving(config, load, front=Switch()) as (service, _):
-                await until(lambda: service.counts["front"].captioned >= 1)
-                await listener.until(lambda: len(listener.of("front/caption")) >= 6)
+        async with listening(mosquitto.port) as listener, serving(config, load, front=Switch()) as (service, _):
+            await until(lambda: service.counts["front"].captioned >= 1)
+            await listener.until(lambda: len(listener.of("front/caption")) >= 6)
         return payloads(listener.of("front/caption"))
 
     before = asyncio.run(first())

@@ -16,7 +16,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 @dataclass(frozen=True)
 class Heard:
     topic: str  # below the root
-    payload: dict[str, Any] | None  # None: empty
+    payload: dict[str, Any] | None  # None: empty, or no JSON
     retain: bool
     qos: int
     properties: Any
@@ -47,7 +47,9 @@ async def listening(port: int) -> AsyncIterator[Listener]:
 
     async def read(client: aiomqtt.Client) -> None:
         async for message in client.messages:
-            payload = json.loads(message.payload) if message.payload else None
+            payload = None
+            with contextlib.suppress(ValueError, RecursionError):  # hostile commands are heard, too
+                payload = json.loads(message.payload)
             topic = message.topic.value.partition("/")[2]
             listener.heard.append(Heard(topic, payload, message.retain, message.qos, message.properties))
 

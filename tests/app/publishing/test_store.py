@@ -124,7 +124,7 @@ def test_a_damaged_file_is_set_aside(tmp_path: Path, damage: bytes) -> None:
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(PublishError, match="cannot be made: .*; name another file in mqtt.outbox_file"):
+    with pytest.raises(PublishError, match=r"cannot be made: .*; name another file in mqtt.outbox_file"):
         Store(tmp_path / "file" / "outbox.db")
 
 

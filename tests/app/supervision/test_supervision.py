@@ -95,7 +95,7 @@ def test_healthz_and_metrics_are_served_and_nothing_else() -> None:
             urllib.request.urlopen(f"{base}/healthz")
         with pytest.raises(urllib.error.HTTPError, match="404"):
             urllib.request.urlopen(f"{base}/etc/passwd")
-        with pytest.raises(ServeError, match="name another service.port"):
+        with pytest.raises(ServeError, match=r"name another service\.port"):
             StatusServer("127.0.0.1", server.port, lambda: health, registry)
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(f"{base}/healthz")
