@@ -111,8 +111,8 @@ class DecodingConfig(Section):
         ge=1,
         le=8,
         title="Target sessions",
-        description="Copies of the target, each with weights and a cache of its own, that strategy dsi verifies on side "
-        "by side. More than one pays only where each has cores or a device to itself; other strategies use one.",
+        description="Copies of the target, each with weights and a cache of its own, on which strategy dsi verifies "
+        "side by side. More than one pays only where each has cores or a device to itself; other strategies use one.",
     )
     guard: bool = Field(
         default=True,

@@ -69,6 +69,7 @@ class Engine:
         self.histories = Histories()
         self.history = self.histories.of("")  # of the stream that the target is at
         self.drafter = Drafter(drafter, prompts[0], self.drafter_threads)
+        self.clock: Callable[[], int] = time.monotonic_ns  # by which the guard judges what captions and passes take
         self.worker = ThreadPoolExecutor(1, thread_name_prefix="drafter")
 
     @property
@@ -80,7 +81,8 @@ class Engine:
         return PhaseThreads(costs.drafter_encode.threads, costs.drafter_prefill.threads, costs.drafter_step.threads)
 
     def transcript(self) -> Transcript:
-        return Transcript(self.model.eos_id, self.settings.max_new_tokens, self.settings.is_content)
+        settings = self.settings
+        return Transcript(self.model.eos_id, settings.max_new_tokens, settings.is_content, started_ns=self.clock())
 
     def begin_drafter(self, job: Job) -> None:
         """Encode the events and make the drafter's prompt pending."""
@@ -182,7 +184,7 @@ class Engine:
     def finish(self, transcript: Transcript, *, drafted: bool) -> None:
         """Learn from a finished caption: the guard, and the camera's history."""
         self._learn(transcript)
-        elapsed_ms = (time.monotonic_ns() - transcript.started_ns) / 1e6
+        elapsed_ms = (self.clock() - transcript.started_ns) / 1e6
         self.guard.end_caption(len(transcript.decided), elapsed_ms, drafted=drafted)
         if "history" in self.settings.sources:
             self.history.add(transcript.ended)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from app.decoding.costs import MAX_DRAFT, Curve
@@ -16,7 +15,7 @@ from app.decoding.tree import TokenTree
 def decode_by_measure(engine: Engine, transcript: Transcript, job: Job, *, drafter: bool) -> None:
     """The rest of the caption. `drafter`: the event drafter has its prompt, and may be asked."""
     while not transcript.finish_reason:
-        began_ns = time.monotonic_ns()
+        began_ns = engine.clock()
         proposals = known(engine, transcript)
         drafts = list[int]()
         if drafter and not (proposals and _history_is_cheaper(engine, len(proposals[0].tokens))):
@@ -29,7 +28,7 @@ def decode_by_measure(engine: Engine, transcript: Transcript, job: Job, *, draft
             engine.tree_pass("verify", tree, transcript, job, proposals)
         else:
             engine.target_pass("decode", (), transcript, job)
-        engine.guard.end_round(len(tree), len(drafts), (time.monotonic_ns() - began_ns) / 1e6)
+        engine.guard.end_round(len(tree), len(drafts), (engine.clock() - began_ns) / 1e6)
 
 
 def known(engine: Engine, transcript: Transcript, *, hidden: bool = False) -> list[Proposal]:

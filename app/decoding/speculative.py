@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from app.decoding.autoregressive import decode_alone
 from app.decoding.engine import Engine, Job
 from app.decoding.transcript import Transcript
@@ -42,10 +40,10 @@ class Speculative:
 def decode_speculatively(engine: Engine, transcript: Transcript, job: Job) -> None:
     """The rest of the caption: drafts as long as they pay, the target alone where they do not."""
     while not transcript.finish_reason:
-        began_ns = time.monotonic_ns()
+        began_ns = engine.clock()
         drafts = fresh_drafts(engine, transcript, job)
         engine.target_pass("verify" if drafts else "decode", drafts, transcript, job)
-        engine.guard.end_round(len(drafts), len(drafts), (time.monotonic_ns() - began_ns) / 1e6)
+        engine.guard.end_round(len(drafts), len(drafts), (engine.clock() - began_ns) / 1e6)
 
 
 def fresh_drafts(engine: Engine, transcript: Transcript, job: Job) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -53,7 +52,7 @@ class Transcript:
     content_hits: int = 0
     judged: list[Judged] = field(default_factory=list)  # what the passes said of each source, until it is learnt
     drafted_at: list[int] = field(default_factory=list)  # [n]: passes with a draft longer than n
-    started_ns: int = field(default_factory=time.monotonic_ns)
+    started_ns: int = 0  # on the engine's clock
     _kept: int = 0  # drafts of the last pass that are in the text
 
     @property

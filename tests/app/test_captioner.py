@@ -18,6 +18,7 @@ from models.bundle import ModelError, VisionLanguageModel
 Pair = tuple[VisionLanguageModel, VisionLanguageModel]
 SETTINGS = CaptionerSettings(max_new_tokens=24, drafter_span_us=500_000, guard=False)
 SCHEDULES = [("speculative", None)] + [("prefill_hiding", place) for place in ("lead", "serial", "overlap")]
+SCHEDULES += [(name, "overlap") for name in ("pearl", "amusd", "dsi", "ssd", "swiftspec")]
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.decoding.engine import Engine, Strategy
+from app.decoding.guard import Guard
 from app.decoding.sampling import GREEDY_SAMPLING, Sampler, Sampling
 from app.decoding.sources import SOURCES
 from app.decoding.strategies import STRATEGIES, make_strategy
@@ -103,6 +105,37 @@ def test_lossless(
         engine.close()
     assert said == reference(seed, numbers, max_new_tokens, eos_bias, sampling)
     assert all(EOS not in tokens and len(tokens) <= max_new_tokens for tokens in said)
+
+
+class ForcedGuard(Guard):
+    """Drafts as many tokens a pass as it is told."""
+
+    def draft_length(self) -> int:
+        return next(self.lengths)
+
+    lengths: Iterator[int]
+
+
+@pytest.mark.parametrize("strategy", ["speculative", "prefill_hiding"])
+@settings(max_examples=30, deadline=None)
+@given(
+    st.one_of(st.just([4, 4, 2, 2, 1, 1]), st.lists(st.integers(0, 40), min_size=1, max_size=6)),
+    st.integers(0, 20),
+    st.sampled_from([0.0, 0.5]),
+    SAMPLINGS,
+)
+def test_lossless_whatever_the_draft_lengths_one_after_the_other(
+    strategy: str, lengths: list[int], seed: int, noise: float, sampling: Sampling
+) -> None:
+    engine = make_engine(seed=seed, noise=noise, vocabulary=28, sampling=sampling, placement="serial")
+    guard = ForcedGuard(engine.guard.costs, engine.guard.acceptance, enabled=False)
+    guard.lengths = itertools.cycle(lengths)
+    engine.guard = guard
+    try:
+        said = [list(caption(engine, make_strategy(strategy, engine), n, ahead=False).tokens) for n in (0, 1, 0)]
+    finally:
+        engine.close()
+    assert said == reference(seed, [0, 1, 0], 24, 0.8, sampling)
 
 
 @pytest.mark.parametrize("s_max", [13, 14, 17, 24, 36])
