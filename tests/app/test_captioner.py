@@ -12,6 +12,7 @@ import pytest
 from app.captioner import Captioner, CaptionerSettings, check_pair, measure_costs
 from app.decoding import plan_cache
 from app.decoding.costs import Costs
+from app.decoding.sampling import Sampling
 from app.windows import Window
 from models.bundle import ModelError, VisionLanguageModel
 
@@ -70,6 +71,53 @@ def test_every_strategy_is_lossless(
             assert caption.stats.placement == placement
     finally:
         captioner.close()
+
+
+@pytest.mark.parametrize(("strategy", "placement"), SCHEDULES)
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0, 0.9, seed=4)], ids=["greedy", "sampled"])
+def test_captions_that_come_back_are_proposed_as_trees_and_the_words_stay_the_targets(
+    tiny_pair: Pair,
+    tiny_window: Callable[..., Window],
+    costs: Costs,
+    strategy: str,
+    placement: str | None,
+    sampling: Sampling,
+) -> None:
+    """The same seed says the same in every strategy, and scenes that alternate make histories that branch."""
+    numbers = [0, 1, 0, 0, 2, 1, 0]
+    free = replace(costs, fused_tree_ms=0.0, verify_tree_ms=0.0)
+    said, trees = {}, 0
+    for name, place in (("autoregressive", None), (strategy, placement)):
+        captioner = Captioner(
+            *tiny_pair, replace(SETTINGS, strategy=name, placement=place, sampling=sampling), costs=free
+        )
+        try:
+            captions = [captioner.caption(tiny_window(number)) for number in numbers]
+        finally:
+            captioner.close()
+        said[name] = [caption.token_ids for caption in captions]
+        trees = sum(caption.stats.num_draft_tokens > sum(caption.stats.drafted_per_position) for caption in captions)
+        assert all(np.isfinite(caption.mean_logprob) for caption in captions)
+    assert said[strategy] == said["autoregressive"]
+    if strategy == "prefill_hiding":
+        assert trees
+
+
+def test_the_history_alone_needs_no_drafter(
+    tiny_pair: Pair, tiny_window: Callable[..., Window], costs: Costs, alone: list[tuple[int, ...]]
+) -> None:
+    captioner = Captioner(*tiny_pair, replace(SETTINGS, sources=("history",)), costs=costs)
+    try:
+        captions = [captioner.caption(tiny_window(number)) for number in (3, 3, 4)]
+        other = captioner.caption(tiny_window(4), camera="another")
+    finally:
+        captioner.close()
+    assert not captioner.drafts_ahead
+    assert [caption.token_ids for caption in captions] == [alone[3], alone[3], alone[4]]
+    assert not any(span.lane == "drafter" for caption in captions for span in caption.spans)
+    assert captions[1].stats.num_spec_steps == 1  # the whole caption, in the pass that ended the prefill
+    assert captions[1].stats.accepted_hidden_tokens >= len(alone[3]) - 1
+    assert other.stats.num_draft_tokens == 0  # cameras do not hear each other
 
 
 def test_a_caption_shows_its_draft_its_stages_and_where_each_token_came_from(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
 from app.config import Config, override
-from app.session import sensor_lead_us
+from app.session import load_more_targets, sensor_lead_us
 
 
 def test_the_lead_is_wall_time_within_half_a_window_and_a_hop() -> None:
@@ -15,3 +19,19 @@ def test_the_lead_is_wall_time_within_half_a_window_and_a_hop() -> None:
     assert sensor_lead_us(override(config, decoding={"lead_ms": 30.0}), 100.0) == 30_000
     assert sensor_lead_us(config, 900.0) == 500_000
     assert sensor_lead_us(override(config, windows={"hop_ms": 200}), 900.0) == 199_999
+
+
+@pytest.mark.parametrize(("strategy", "more"), [("dsi", 2), ("pearl", 0)])
+def test_several_target_sessions_are_loaded_for_the_strategy_that_uses_them(
+    strategy: str, more: int, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch", reason="writing the tiny pair needs torch")
+    from tests.models.tiny import make_pair
+
+    _, target = make_pair(tmp_path, seed=1)
+    config = override(
+        Config(),
+        models={"target": {"path": str(target)}},
+        decoding={"strategy": strategy, "target_sessions": 3},
+    )
+    assert len(load_more_targets(config)) == more
