@@ -77,7 +77,7 @@ async def run_service(config: Config, start: Start = Start()) -> bool:
         service, commander = build(config, start, registry)
         ServiceMetrics(service, commander).register(registry)
         if config.service.port is not None:
-            health = _health_of(service)
+            health = health_of(service)
             stack.enter_context(StatusServer(config.service.host, config.service.port, health, registry))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -209,7 +209,9 @@ def _tell_info(config: Config, publisher: Publisher, service: Service) -> None:
     )
 
 
-def _health_of(service: Service) -> Callable[[], dict[str, Any]]:
+def health_of(service: Service) -> Callable[[], dict[str, Any]]:
+    """What /healthz says: `ok` while captioning goes on, degraded or not."""
+
     def health() -> dict[str, Any]:
         found = service.health
         stuck = service.worker.busy_s > service.settings.stuck_after_s

@@ -110,7 +110,7 @@ class ServiceMetrics(Collector):
     def _messages(self) -> Iterator[Metric]:
         publisher, store = self._service.publisher, self._service.store
         if publisher is not None:
-            yield GaugeMetricFamily(f"{PREFIX}_broker_up", "1 while connected.", publisher.trouble is None)
+            yield GaugeMetricFamily(f"{PREFIX}_broker_up", "1 while connected.", publisher.connected.is_set())
             yield CounterMetricFamily(f"{PREFIX}_broker_connections", "Connections so far.", publisher.connections)
             yield GaugeMetricFamily(f"{PREFIX}_messages_waiting", "Not acknowledged yet.", publisher.unsent)
             dropped = _counter("messages_dropped", "Messages that never left.", "reason")

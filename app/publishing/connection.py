@@ -70,7 +70,7 @@ class Connection:
         self.connections = 0
         self.protocol = _V5
         self.on_command: Callable[[str, aiomqtt.Message], None] | None = None  # set before `run`; returns at once
-        self.trouble: str | None = "not connected yet"  # why there is no connection
+        self.trouble: str | None = None  # why there is no connection; None also before the first try has failed
         self._outbox = outbox
         self._topics = names
         self._node = node

@@ -165,7 +165,7 @@ class Publisher:
 
     @property
     def trouble(self) -> str | None:
-        """Why there is no connection; None while there is one."""
+        """Why there is no connection; None while there is one, and before the first try has failed."""
         return self._connection.trouble
 
     @property

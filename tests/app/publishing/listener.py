@@ -34,7 +34,7 @@ class Listener:
     def of(self, leaf: str) -> list[Heard]:
         return [h for h in self.heard if h.topic.endswith(leaf)]
 
-    async def until(self, condition: Callable[[], object], timeout_s: float = 10.0) -> None:
+    async def until(self, condition: Callable[[], object], timeout_s: float = 60.0) -> None:
         async with asyncio.timeout(timeout_s):
             while not condition():
                 await asyncio.sleep(0.01)
