@@ -50,7 +50,9 @@ def command(
     as_json: JsonOption = False,
 ) -> None:
     """Predict each strategy's time to caption; without a device, check the prediction against this machine."""
-    from app.commands.options import TableConsole
+    from app.commands.options import TableConsole, need_torch
+
+    need_torch("simulate")  # the shapes of the 7B pair come with their networks
     from app.simulation.report import print_device, print_validation
 
     if device is None:
