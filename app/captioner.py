@@ -29,6 +29,7 @@ from models.errors import ModelError
 from models.prompts import QUESTION
 from models.runtimes.contract import Floats
 
+TREES = {"prefill_hiding": ("target",), "ssd": ("drafter",), "swiftspec": ("drafter", "target")}  # masked passes of
 BUSY = 100_000  # events of a busy drafter's span, by which its preprocessing is measured
 
 
@@ -182,6 +183,10 @@ class Captioner:
                 model.vision.warm_up(model.frames, model.image_size, encoding)
                 model.decoder.warm_up(len(prompt), 1, prefilling)
                 model.decoder.warm_up(1, 1, stepping)
+                if model.role in TREES.get(self._strategy.name, ()):
+                    for threads in {prefilling, stepping}:
+                        rows = np.zeros((2, model.decoder.width), np.float32)
+                        model.decoder.forward_tree(rows, np.arange(2), np.tri(2, dtype=bool), 0, np.arange(2), threads)
 
     def _job(self, window: Window, camera: str, recorder: SpanRecorder) -> Job:
         def target_pixels() -> Floats:

@@ -20,15 +20,17 @@ def decode_by_measure(engine: Engine, transcript: Transcript, job: Job, *, draft
         drafts = list[int]()
         if drafter and not (proposals and _history_is_cheaper(engine, len(proposals[0].tokens))):
             drafts = fresh_drafts(engine, transcript, job)
-        if drafts:
-            proposals.insert(0, Proposal("drafter", drafts))
-        costs = engine.guard.costs
-        tree = merged(engine, proposals, transcript, costs.verify_price, costs.verify_tree_ms)
-        if tree:
-            engine.tree_pass("verify", tree, transcript, job, proposals)
+        count = len(drafts)
+        if not proposals:
+            engine.target_pass("verify" if drafts else "decode", drafts, transcript, job)
         else:
-            engine.target_pass("decode", (), transcript, job)
-        engine.guard.end_round(len(tree), len(drafts), (engine.clock() - began_ns) / 1e6)
+            if drafts:
+                proposals.insert(0, Proposal("drafter", drafts))
+            costs = engine.guard.costs
+            tree = merged(engine, proposals, transcript, costs.verify_price, costs.verify_tree_ms)
+            count = len(tree)
+            engine.tree_pass("verify" if tree else "decode", tree, transcript, job, proposals)
+        engine.guard.end_round(count, len(drafts), (engine.clock() - began_ns) / 1e6)
 
 
 def known(engine: Engine, transcript: Transcript, *, hidden: bool = False) -> list[Proposal]:

@@ -25,6 +25,7 @@ class Survival:
     def __init__(self, alpha: float) -> None:
         self.prior = alpha
         self._hits, self._trials = np.zeros(MAX_DRAFT), np.zeros(MAX_DRAFT)  # [n]: of the places n, from 0
+        self._all_hits = self._all_trials = 0.0
         self._curve: list[float] | None = None
         self._heard = False  # in this caption
 
@@ -34,6 +35,8 @@ class Survival:
             return
         self._hits[:stood] += 1
         self._trials[:compared] += 1
+        self._all_hits += stood
+        self._all_trials += compared
         self._curve, self._heard = None, True
 
     def fade(self) -> None:
@@ -41,12 +44,14 @@ class Survival:
         decay = DECAY if self._heard else FORGET
         self._hits *= decay
         self._trials *= decay
+        self._all_hits *= decay
+        self._all_trials *= decay
         self._curve, self._heard = None, False
 
     @property
     def alpha(self) -> float:
         """Share of compared drafts that stood, whatever their place."""
-        return float((self._hits.sum() + POOLED * self.prior) / (self._trials.sum() + POOLED))
+        return (self._all_hits + POOLED * self.prior) / (self._all_trials + POOLED)
 
     @property
     def curve(self) -> Curve:
