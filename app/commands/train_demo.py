@@ -13,6 +13,9 @@ from app.commands.options import JsonOption
 def command(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the work and the pair go.")] = Path("runs/demo"),
     smoke: Annotated[bool, typer.Option("--smoke", help="A pair that speaks badly, in about a minute.")] = False,
+    longer: Annotated[
+        float, typer.Option(min=0.1, max=100, help="So many times the data and the steps: for a GPU, or a night.")
+    ] = 1.0,
     as_json: JsonOption = False,
 ) -> None:
     """Train the demo pair; a second call goes on where the first one stopped. Needs the extra `torch`."""
@@ -27,7 +30,7 @@ def command(
     from models.demo.train import train_demo
 
     console = Console(stderr=True, highlight=False)
-    quality = train_demo(out, smoke)
+    quality = train_demo(out, smoke, longer)
     for role in ("target", "drafter"):
         export_checkpoint(out / role, out / role, demo=True, name=f"demo-{role}", report=console.print)
     if as_json:

@@ -23,7 +23,7 @@ from models.video_llava import FRAMES, VideoLlava
 
 Loss = Callable[[np.random.Generator], Tensor]  # a stage's loss, on a batch drawn from the generator
 
-SIGHT_WEIGHT = 0.2  # of the heads' loss beside the caption's
+SIGHT_WEIGHT = 0.5  # of the heads' loss beside the caption's
 SKETCH_FRAMES = 4  # the last ones of a window, on which its truth rests
 SKETCH_PATCHES = 8
 

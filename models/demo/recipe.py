@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from models.clip import ClipConfig
 from models.llama import LlamaConfig
@@ -58,19 +59,30 @@ class Recipe:
     drafter_aligned: Stage  # on the target's own captions
     checked: int  # validation windows of the metrics
 
+    def longer(self, times: float) -> Recipe:
+        """The same with `times` the data and the steps."""
+        scaled: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Stage):
+                scaled[field.name] = replace(value, steps=max(1, round(value.steps * times)))
+        for name in ("seeds", "told_seeds"):
+            scaled[name] = max(1, round(getattr(self, name) * times))
+        return replace(self, **scaled)
+
 
 FULL = Recipe(
-    seeds=1700,
+    seeds=500,
     windows=12,
     validation_seeds=40,
-    target_tower=Stage(2600, 16, 1e-3, 1e-3, 200),
+    target_tower=Stage(2400, 16, 1e-3, 1e-3, 100),
     target_text=Stage(80, 32, 2e-3, 0.0, 15),
-    target_sketch=Stage(2000, 16, 1e-3, 3e-4, 100),
-    target_captions=Stage(500, 8, 5e-4, 1e-4, 20),
-    drafter_tower=Stage(2600, 12, 1e-3, 1e-3, 200),
-    drafter_captions=Stage(2200, 16, 1e-3, 3e-4, 100),
-    told_seeds=500,
-    drafter_aligned=Stage(800, 16, 6e-4, 1e-4, 30),
+    target_sketch=Stage(1500, 16, 1e-3, 4e-4, 100),
+    target_captions=Stage(370, 8, 5e-4, 3e-4, 15),
+    drafter_tower=Stage(1100, 14, 1e-3, 1e-3, 100),
+    drafter_captions=Stage(1450, 16, 1e-3, 4e-4, 50),
+    told_seeds=200,
+    drafter_aligned=Stage(350, 16, 8e-4, 2e-4, 20),
     checked=480,
 )
 

@@ -112,15 +112,16 @@ class Workshop:
         return lambda: self.progress.advance(task)
 
 
-def train_demo(out: Path, smoke: bool = False) -> dict[str, Any]:
+def train_demo(out: Path, smoke: bool = False, longer: float = 1.0) -> dict[str, Any]:
     """Train the pair into `out` and return its quality on held-out windows. Resumes what an earlier run left there.
 
-    `smoke` first measures the untrained pair, for comparison: under `untrained` in what is returned.
+    `smoke` first measures the untrained pair, for comparison: under `untrained` in what is returned. `longer`: so many
+    times the recipe's data and steps.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[note]}")) as progress:
-        shop = Workshop(out, SMOKE if smoke else FULL, progress, device)
+        shop = Workshop(out, SMOKE if smoke else FULL.longer(longer), progress, device)
         before: dict[str, Any] = {}
         if smoke:
             nobody = new_target(SEED).to(device).eval(), new_drafter(SEED + 1).to(device).eval()

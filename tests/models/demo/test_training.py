@@ -13,7 +13,7 @@ from models.demo.data import _squares, caption_of, load, mirrored, pixels_of, pr
 from models.demo.lessons import DrafterStudent, TargetStudent, draw, sight_loss, speech_loss  # noqa: E402
 from models.demo.muon import Muon, orthogonal  # noqa: E402
 from models.demo.pair import new_drafter, new_target, round_to_half, save_drafter, save_target  # noqa: E402
-from models.demo.recipe import IMAGE, Stage  # noqa: E402
+from models.demo.recipe import FULL, IMAGE, Stage  # noqa: E402
 from models.demo.speech import greedy  # noqa: E402
 from models.demo.tokenizer_training import corpus, train_tokenizer  # noqa: E402
 from models.demo.world.sprites import PAINT  # noqa: E402
@@ -210,3 +210,10 @@ def test_transformers_loads_the_target(folder, tmp_path):
         embeddings[2:-2] = model.vision(pixels)
         ours = model.decoder.lm_head(model.decoder.hidden(embeddings[None]))[0]
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_a_longer_recipe_has_more_of_everything_but_its_batches():
+    twice = FULL.longer(2)
+    assert (twice.seeds, twice.target_tower.steps) == (2 * FULL.seeds, 2 * FULL.target_tower.steps)
+    assert (twice.target_tower.batch, twice.checked) == (FULL.target_tower.batch, FULL.checked)
+    assert FULL.longer(1) == FULL
