@@ -1,6 +1,6 @@
 """Pictures of the demo pair at work, for docs/demo-pair.md: what the cameras saw, and what both models said of it.
 
-    python -m app.bench.album FOLDER [SEED ...]
+python -m app.bench.album FOLDER [SEED:SECOND ...]
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from models.demo.world.dataset import Sample, windows
 from models.event_frames import render
 
 PAIR = Path(__file__).parents[2] / "models" / "demo" / "pair"
-SEEDS = (2_000_007, 2_000_011, 2_000_017)
+SHOWN = ("7:7", "7:20", "7:11")  # seed of a street, and the second at which a window of it ends
 SPAN_US = 400_000
-SECOND = 6.0  # of each street: by then something has come
 GAP = 6  # pixels of white between pictures
 
 
@@ -46,17 +45,18 @@ def _grid(rows: list[list[NDArray[np.uint8]]]) -> NDArray[np.uint8]:
     return joined([joined(row, 1) for row in rows], 0)
 
 
-def main(folder: Path, seeds: tuple[int, ...]) -> None:
-    """Write one picture a seed and print the captions that belong below it, as Markdown."""
+def main(folder: Path, shown: tuple[str, ...]) -> None:
+    """Write one picture a window and print the captions that belong below it, as Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
     models = load_model(PAIR / "drafter", "drafter"), load_model(PAIR / "target", "target")
     settings = CaptionerSettings(strategy="autoregressive", drafter_span_us=SPAN_US)
     captioner = Captioner(*models, settings)
     drafter = Drafter(captioner.drafter, captioner.prompts[0], captioner.engine.drafter_threads)
     try:
-        for seed in seeds:
-            *_, sample = windows(seed, SECOND, drafter_span_us=SPAN_US, mix="all")
-            draw(sample).save(folder / f"{seed}.png", optimize=True)
+        for name in shown:
+            seed, second = (int(part) for part in name.split(":"))
+            *_, sample = windows(seed, second, drafter_span_us=SPAN_US, mix="all")
+            draw(sample).save(folder / f"{seed}-{second}.png", optimize=True)
             window = window_of(0, sample)
             target = captioner.caption(window).text
             drafter.begin(
@@ -66,11 +66,11 @@ def main(folder: Path, seeds: tuple[int, ...]) -> None:
             own: list[int] = []
             drafter.draft(own, captioner.settings.max_new_tokens, lambda drafted, run: True, SpanRecorder())
             said = models[0].tokenizer.decode([token for token in own if token != models[0].eos_id])
-            print(f"![Street {seed}](images/{folder.name}/{seed}.png)\n")
+            print(f"![Street {seed}, second {second}](images/{folder.name}/{seed}-{second}.png)\n")
             print(f"* drafter: {said}\n* target: {target}\n* true: {caption(sample.truth)}\n")
     finally:
         captioner.close()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), tuple(int(seed) for seed in sys.argv[2:]) or SEEDS)
+    main(Path(sys.argv[1]), tuple(sys.argv[2:]) or SHOWN)
