@@ -30,6 +30,7 @@ from app.simulation.validation import Validation, validate
 from app.windows import Windower
 
 LIVE_SECONDS = 12.0
+ETA_WINDOWS = 60  # timed for the η of a quality run
 TOKENS = 30  # of a draft, for the lead; about a demo caption
 
 
@@ -98,8 +99,10 @@ class Bench:
                 task = progress.add_task("captioning held-out streets", total=count + count // 2)
                 seen = quality.measure(captioner, "seen", count, lambda: progress.advance(task))
                 unseen = quality.measure(captioner, "unseen", count // 2, lambda: progress.advance(task))
-                lanes = studies.strategy_lanes(("prefill_hiding",), costs)
-                windows = self._windows(progress, costs)
+                lanes = [
+                    replace(lane, sources=("drafter",)) for lane in studies.strategy_lanes(("prefill_hiding",), costs)
+                ]
+                windows = self._windows(progress, costs, min(count, ETA_WINDOWS))
                 run_lanes(lanes, self.models, self.settings, windows, lambda: None)
         finally:
             captioner.close()
@@ -131,8 +134,8 @@ class Bench:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         return Progress(*columns, console=self.console, transient=True)
 
-    def _windows(self, progress: Progress, costs: Costs) -> list[BenchWindow]:
-        count = self.what.windows
+    def _windows(self, progress: Progress, costs: Costs, count: int | None = None) -> list[BenchWindow]:
+        count = count or self.what.windows
         task = progress.add_task("windows", total=count)
         lead_us = int(min(lead_ms(costs, TOKENS) * 1e3, self.length_us / 2))
         return asyncio.run(
