@@ -29,20 +29,31 @@ class ThreadsConfig(Section):
     decode: Threads = Field(default="auto", title="Decode", description="Threads of drafting, decoding and verifying.")
 
 
+Runtime = Literal["onnx", "torch", "tensorrt"]
+
+
 class ModelConfig(Section):
     path: str | None = Field(
         default=None,
         title="Model folder",
         description="Folder of the model, relative to this file. Left out: the bundled demo model.",
     )
-    runtime: Literal["onnx", "torch"] = Field(
-        default="onnx", title="Runtime", description="What executes it: ONNX Runtime, or PyTorch (extra `torch`)."
+    runtime: Runtime | Annotated[list[Runtime], Field(min_length=1)] = Field(
+        default="onnx",
+        title="Runtime",
+        description="What executes it: onnx (ONNX Runtime), tensorrt (engines that `export --runtime tensorrt` built), "
+        "torch (PyTorch); or a list, of which the first that can is taken and the others are told about.",
     )
     threads: ThreadsConfig = Field(
         default_factory=ThreadsConfig,
         title="Threads",
         description="Threads of each phase while the other model is still; auto: the quickest, measured at start-up.",
     )
+
+    @property
+    def runtimes(self) -> list[Runtime]:
+        """In the order of preference."""
+        return [self.runtime] if isinstance(self.runtime, str) else self.runtime
 
 
 class ModelsConfig(Section):

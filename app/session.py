@@ -27,7 +27,7 @@ from app.sinks import Counting, Outlet
 from app.telemetry.summary import Summary
 from app.telemetry.trace import TraceWriter
 from app.windows import Windower
-from models.bundle import VisionLanguageModel, load_model
+from models.bundle import VisionLanguageModel, load_first
 from models.prompts import QUESTION
 
 CONNECT_S = 0.0  # at a desk the broker is there or it is not: the first failure is told, none is waited out
@@ -48,12 +48,17 @@ class Outputs:
 
 def load_pair(config: Config) -> tuple[VisionLanguageModel, VisionLanguageModel]:
     """Drafter and target. Raises ModelError."""
-    return load_model(config.model_path("drafter"), "drafter", config.models.drafter.runtime), load_target(config)
+    path = config.model_path("drafter")
+    return load_first(path, "drafter", config.models.drafter.runtimes, _fell_back), load_target(config)
 
 
 def load_target(config: Config) -> VisionLanguageModel:
     """One session of the target. Raises ModelError."""
-    return load_model(config.model_path("target"), "target", config.models.target.runtime)
+    return load_first(config.model_path("target"), "target", config.models.target.runtimes, _fell_back)
+
+
+def _fell_back(runtime: str, following: str, reason: str) -> None:
+    log.warning("runtime_fallback", runtime=runtime, instead=following, reason=reason)
 
 
 def load_more_targets(config: Config) -> list[VisionLanguageModel]:

@@ -21,6 +21,8 @@ import torch
 from export.graphs import attach, model_graphs, tower_of
 from export.joint import join_projections
 from export.parity import check_parity
+from export.quality import compare, run_decoder
+from export.quantize import Bits, quantize_graphs
 from export.weights import bring_weights, find_weights
 from models.checkpoint import read_config
 from models.clip import ClipConfig
@@ -33,9 +35,9 @@ from models.prompts import PROMPTS, QUESTION
 from models.stored import StoredTensor, sha256
 from models.tokenizer import load_tokenizer
 
-Compute = Literal["float32", "float16"]
+Compute = Literal["float32", "float16", "bfloat16"]
 # Allowed between torch in float32 and the graphs; float16's is relative to a stage's largest value.
-TOLERANCES: dict[Compute, float] = {"float32": 1e-4, "float16": 1e-2}
+TOLERANCES: dict[Compute, float] = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 1e-4}
 WHOLE_PARAMETERS = 300_000_000  # up to so many the parity check runs the whole network: about 6 GB
 PART_LAYERS = 1  # of a larger one's decoder it runs so many layers, with all of the vision side
 _SIDE_FILES = (
@@ -58,13 +60,16 @@ def export_checkpoint(
     demo: bool = False,
     name: str | None = None,
     compute: Compute = "float32",
+    bits: Bits | None = None,
     report: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Export an EventGPT or Video-LLaVA checkpoint folder to a model folder `out`; returns its manifest.
 
     `out` may be the checkpoint itself: then only graphs and manifest are added. Otherwise it must not exist yet.
     s_max (cache rows) defaults to the demo question's prompt and `max_new_tokens` and 32 drafts in flight, rounded up
-    to a multiple of 8. `compute` is what the graphs compute in, whatever the weights are stored in.
+    to a multiple of 8. `compute` is what the graphs compute in, whatever the weights are stored in. bfloat16 is for
+    TensorRT: ONNX Runtime cannot run it on a CPU, so its parity is that of the same graphs in float32. `bits` (8 or 4)
+    quantises the decoder's weights after the parity check; `quality` in the manifest says what that changed.
 
     `report` gets one line a stage: the largest difference between torch and ONNX Runtime. Of a model of more than
     WHOLE_PARAMETERS only PART_LAYERS of the decoder are compared; `parity_layers` in the manifest says how many were.
@@ -105,7 +110,11 @@ def export_checkpoint(
             "network": config["model_type"],
             "weights": _hashes({tensor.file for tensor in weights.values()}),
             "graphs": {},
-            "precision": {"storage": _STORAGE.get(embedding.dtype), "compute": compute},
+            "precision": {
+                "storage": _STORAGE.get(embedding.dtype),
+                "compute": compute,
+                **({"weights": f"int{bits}"} if bits else {}),
+            },
             "s_max": s_max,
             "frames": network.frames,
             "visual_tokens": model.visual_tokens,
@@ -128,19 +137,28 @@ def export_checkpoint(
             report(f"parity: all of the vision side, {layers} of {llama.num_hidden_layers} decoder layers")
         part = layers < llama.num_hidden_layers
         dtype = torch.float16 if compute == "float16" else torch.float32
+        checked: Compute = "float32" if compute == "bfloat16" else compute
         traced, _ = _blueprint(network, checkpoint, stored, layers)
         _write_graphs(traced.to(dtype), network.frames, s_max, weights, folder)
         manifest["parity"] = check_parity(
             _part_of(network, checkpoint, stored, weights, layers) if part else network.load(checkpoint),
             folder,
-            manifest | {"decoder": manifest["decoder"] | {"layers": layers}},
+            manifest | {"decoder": manifest["decoder"] | {"layers": layers, "cache": checked}},
             TOLERANCES[compute],
             report,
             relative=part or compute == "float16",
         )
         manifest["parity_layers"] = layers
-        if part:
+        if compute == "bfloat16":
+            dtype = torch.bfloat16
+        if part or compute == "bfloat16":
             _write_graphs(model.to(dtype), network.frames, s_max, weights, folder)
+        if bits:
+            small = not part and compute != "bfloat16"
+            before = run_decoder(folder, manifest) if small else None
+            manifest["weights"] |= _hashes([_quantize(folder, weights, bits)])
+            if before is not None:
+                manifest["quality"] = compare(before, run_decoder(folder, manifest), f"int{bits}", report)
         manifest["graphs"] = _hashes(folder.glob("*.onnx"))
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         _move(folder, out, checkpoint, clip)
@@ -163,6 +181,18 @@ def _write_graphs(model: Any, frames: int, s_max: int, weights: Mapping[str, Sto
         attach(graph, weights, "vision." if name == "vision" else "decoder.")
         join_projections(graph)
         onnx.save_model(graph, folder / f"{name}.onnx")
+
+
+def _quantize(folder: Path, weights: Mapping[str, StoredTensor], bits: Bits) -> Path:
+    """Rewrite both decoder graphs in a folder to quantised weights; the file that holds these."""
+    file = folder / f"decoder.int{bits}.safetensors"
+    graphs = {
+        name: onnx.load(folder / f"{name}.onnx", load_external_data=False) for name in ("decoder", "decoder_tree")
+    }
+    quantize_graphs(graphs, weights, bits, file)
+    for name, graph in graphs.items():
+        onnx.save_model(graph, folder / f"{name}.onnx")
+    return file
 
 
 def _part_of(
@@ -192,7 +222,7 @@ def _move(folder: Path, out: Path, checkpoint: Path, clip: ClipConfig) -> None:
     if out == checkpoint:
         (out / MANIFEST).unlink(missing_ok=True)  # a manifest never describes another export's graphs
         for file in sorted(folder.iterdir(), key=lambda file: file.name == MANIFEST):
-            if not (out / file.name).exists() or file.suffix != ".safetensors":
+            if not (out / file.name).exists() or file.name.startswith("decoder.") or file.suffix != ".safetensors":
                 file.replace(out / file.name)
         return
     for side in _SIDE_FILES:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -20,10 +21,10 @@ from models.runtimes.contract import DecoderRuntime, Floats, VisionRuntime
 from models.stored import StoredTensor, stored_tensors
 from models.tokenizer import Tokenizer, load_tokenizer
 
-__all__ = ["ModelError", "Role", "RuntimeName", "VisionLanguageModel", "load_model"]
+__all__ = ["ModelError", "Role", "RuntimeName", "VisionLanguageModel", "load_first", "load_model"]
 
 Role = Literal["drafter", "target"]
-RuntimeName = Literal["onnx", "torch"]
+RuntimeName = Literal["onnx", "torch", "tensorrt"]
 
 
 class WarmVision(VisionRuntime, Protocol):
@@ -98,7 +99,7 @@ def load_model(folder: Path, role: Role, runtime: RuntimeName = "onnx", max_new_
         raise ModelError(f"{folder}: network {manifest['network']!r} is unknown; export the checkpoint again")
     embedding = _embedding(folder, manifest)
     tokenizer = load_tokenizer(folder)
-    vision, decoder = (_onnx if runtime == "onnx" else _torch)(folder, manifest, embedding)
+    vision, decoder = {"onnx": _onnx, "torch": _torch, "tensorrt": _tensorrt}[runtime](folder, manifest, embedding)
     model = VisionLanguageModel(
         role=role,
         name=manifest["name"],
@@ -119,6 +120,21 @@ def load_model(folder: Path, role: Role, runtime: RuntimeName = "onnx", max_new_
         raise ModelError(f"{folder}: the tokenizer's ids exceed the vocabulary; it belongs to another checkpoint")
     model.prompt(QUESTION, max_new_tokens)
     return model
+
+
+def load_first(
+    folder: Path, role: Role, runtimes: Sequence[RuntimeName], told: Callable[[RuntimeName, RuntimeName, str], None]
+) -> VisionLanguageModel:
+    """`load_model` with the first runtime that can; `told` hears of each that cannot, of the next, and why.
+
+    Raises what the last one raises.
+    """
+    for name, following in pairwise(runtimes):
+        try:
+            return load_model(folder, role, name)
+        except ModelError as error:
+            told(name, following, str(error))
+    return load_model(folder, role, runtimes[-1])
 
 
 def _embedding(folder: Path, manifest: dict[str, Any]) -> StoredTensor:
@@ -144,6 +160,10 @@ def _onnx(folder: Path, manifest: dict[str, Any], embedding: StoredTensor) -> tu
         raise ModelError(
             f"{folder}: the manifest's decoder sizes are incomplete; export the checkpoint again"
         ) from None
+    if sizes.cache not in ("float32", "float16"):
+        raise ModelError(
+            f"{folder}: was exported in {sizes.cache}, for runtime: tensorrt; export with --precision fp32"
+        )
     decoder = OnnxDecoder(folder, sizes, embedding)
     decoder.check_alignment()
     return OnnxVision(folder / "vision.onnx"), decoder
@@ -153,3 +173,9 @@ def _torch(folder: Path, manifest: dict[str, Any], embedding: StoredTensor) -> t
     from models.runtimes.torch import load
 
     return load(folder, manifest["role"], manifest["s_max"])
+
+
+def _tensorrt(folder: Path, manifest: dict[str, Any], embedding: StoredTensor) -> tuple[WarmVision, WarmDecoder]:
+    from models.runtimes.tensorrt import load
+
+    return load(folder, manifest, embedding)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from app.commands.options import JsonOption
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def command(
@@ -20,30 +23,108 @@ def command(
     name: Annotated[
         str | None, typer.Option(help="The model's name in payloads.", show_default="the checkpoint's folder")
     ] = None,
-    compute: Annotated[
-        Literal["float32", "float16"], typer.Option(help="What the graphs compute in; float16 is for GPUs.")
-    ] = "float32",
+    runtime: Annotated[
+        Literal["onnx", "tensorrt"], typer.Option(help="tensorrt: build engines as well, for this machine's GPU.")
+    ] = "onnx",
+    precision: Annotated[
+        Literal["fp32", "fp16", "bf16", "int8", "int4"] | None,
+        typer.Option(help="int8, int4: of the decoder's weights.", show_default="onnx fp32, tensorrt fp16"),
+    ] = None,
+    capability: Annotated[
+        str | None, typer.Option("--compute-capability", metavar="8.9", help="Build engines for this GPU instead.")
+    ] = None,
+    chunk: Annotated[
+        int | None, typer.Option(min=32, help="Tokens at most in a pass of an engine.", show_default="all of the cache")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Export a checkpoint to ONNX, with a parity check. Needs the extra `torch`."""
+    """Export a checkpoint to ONNX, with a parity check, and to TensorRT. Needs the extra `torch`.
+
+    A folder that is exported already, given as CHECKPOINT and OUT, only gets engines: for that no torch is needed.
+    """
     import json
 
     from rich.console import Console
 
     from app.commands.options import need_torch
 
-    need_torch("export")
-    from export.checkpoint import export_checkpoint
-
+    precision = precision or ("fp32" if runtime == "onnx" else "fp16")
+    if runtime == "tensorrt":
+        if precision == "fp32":
+            raise typer.BadParameter("TensorRT's attention has no fp32; fp16 or bf16", param_hint="--precision")
+        _need_tensorrt(capability)
+    elif precision == "bf16":
+        raise typer.BadParameter("bf16 is for --runtime tensorrt", param_hint="--precision")
+    elif capability or chunk:
+        raise typer.BadParameter("only with --runtime tensorrt", param_hint="--compute-capability, --chunk")
     console = Console(stderr=True)
-    with console.status("exporting …"):
-        manifest = export_checkpoint(
-            checkpoint,
-            out,
-            s_max,
-            max_new_tokens=max_new_tokens,
-            name=name,
-            compute=compute,
-            report=console.print,
-        )
+    if runtime == "tensorrt" and checkpoint.resolve() == out.resolve() and _exported(out, precision):
+        manifest = json.loads((out / "manifest.json").read_text())
+    else:
+        need_torch("export")
+        from export.checkpoint import export_checkpoint
+
+        with console.status("exporting …"):
+            manifest = export_checkpoint(
+                checkpoint,
+                out,
+                s_max,
+                max_new_tokens=max_new_tokens,
+                name=name,
+                compute=_compute(runtime, precision),
+                bits=_BITS.get(precision),
+                report=console.print,
+            )
+    if runtime == "tensorrt":
+        manifest = manifest | {"engines": _build(out, precision, capability, chunk, console)}
     print(json.dumps(manifest) if as_json else f"{out}: written")
+
+
+_BITS: dict[str, Literal[4, 8]] = {"int8": 8, "int4": 4}
+
+
+def _compute(runtime: str, precision: str) -> Literal["float32", "float16", "bfloat16"]:
+    """What the graphs compute in."""
+    if precision == "bf16":
+        return "bfloat16"
+    return "float16" if precision == "fp16" or runtime == "tensorrt" else "float32"
+
+
+def _exported(folder: Path, precision: str) -> bool:
+    """Whether the folder's graphs already are of this precision."""
+    import json
+
+    from models.manifest import MANIFEST
+
+    if not (folder / MANIFEST).is_file():
+        return False
+    found = json.loads((folder / MANIFEST).read_text()).get("precision", {})
+    weights = precision if precision in _BITS else None
+    return (found.get("compute"), found.get("weights")) == (_compute("tensorrt", precision), weights)
+
+
+def _need_tensorrt(capability: str | None) -> None:
+    """Fail before the long part: without TensorRT, and without a GPU to build for. Raises ModelError."""
+    from models.runtimes.nvidia import find_gpu, tensorrt
+
+    tensorrt()
+    if capability is None:
+        find_gpu()
+
+
+def _build(out: Path, precision: str, capability: str | None, chunk: int | None, console: Console) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from rich.progress import Progress
+
+    from export.engines import build_engines
+
+    with Progress(console=console, transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def step(phase: str, done: int, steps: int) -> None:
+            if phase not in tasks:
+                tasks[phase] = bar.add_task(phase, total=steps)
+            bar.update(tasks[phase], completed=done)
+
+        return asdict(build_engines(out, precision, console.print, capability, chunk, step))

@@ -1,0 +1,276 @@
+"""ONNX to TensorRT engines: strongly typed, an optimisation profile for each kind of pass; no GPU is needed for it.
+
+Two things the parser of TensorRT does not do, and which are done here (seen with TensorRT-RTX 1.7.1, where the engine
+would otherwise be built without a word and be wrong): it drops `nonpad_kv_seqlen`, and it aligns the causal mask to
+the upper left. Attention is also allowed to be decomposed where there is no fused kernel for a shape, since a build
+fails otherwise. TensorRT's calls return None or False when they fail; every one is looked at.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import TensorProto, helper
+
+from export.engine_graphs import engine_graph
+from models.checkpoint import read_json
+from models.errors import ModelError
+from models.manifest import MANIFEST, read_manifest
+from models.runtimes.engine_files import EngineSet
+from models.runtimes.nvidia import GpuError, OutOfGpuMemory, find_gpu, tensorrt, tensorrt_version
+from models.stored import sha256, stored_tensors
+
+VERIFY_ROWS = 32  # tokens at most in a verify pass, and rows of logits at most in any pass
+Profile = tuple[int, int, int]  # least, usual and most tokens (images, for vision)
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """A serialised engine, and what its network was made of."""
+
+    data: bytes
+    layers: Mapping[str, int]  # TensorRT's layer kinds and how many there are
+    bindings: Mapping[str, tuple[str, tuple[int, ...]]]  # name to data type and shape, -1 where it varies
+
+
+def decoder_profiles(s_max: int, chunk: int) -> list[Profile]:
+    """Prefill (a whole prompt or a chunk of it), decode, verify: the order in which the runtime knows them."""
+    most = min(chunk, s_max)
+    return [(1, max(1, most // 2), most), (1, 1, 1), (2, min(28, s_max), min(VERIFY_ROWS, s_max))]
+
+
+def tree_profile(precision: str, most: int) -> Profile:
+    """Of the masked form. In bf16 TensorRT-RTX 1.7.1 fails to build it for a usual size between the two ends."""
+    return (1, 1 if precision == "bf16" else min(28, most), min(2 * VERIFY_ROWS, most))
+
+
+def build_engines(
+    folder: Path,
+    precision: str,
+    report: Callable[[str], None],
+    capability: str | None = None,
+    chunk: int | None = None,
+    progress: Callable[[str, int, int], None] = lambda phase, step, steps: None,
+) -> EngineSet:
+    """Build the engines of an exported folder and write them with their manifest; `report` gets a line for each.
+
+    capability ("8.9") names another GPU than this machine's, where the library can build for it. chunk: tokens at
+    most in one pass, all of the cache by default. progress is told (phase, step, steps). Raises ModelError.
+    """
+    manifest = read_manifest(folder, _role(folder))
+    library = tensorrt_version()
+    device = None if capability else find_gpu()
+    target = capability or (device.capability if device else "")
+    most = min(chunk or manifest["s_max"], manifest["s_max"])
+    frames = manifest["frames"]
+    plan = {
+        "vision": [(1, frames, frames)],
+        "decoder": decoder_profiles(manifest["s_max"], most),
+        "decoder_tree": [tree_profile(precision, most)],
+    }
+    engines: dict[str, dict[str, Any]] = {}
+    lookup = _lookup_graph(folder, manifest)
+    try:
+        made = {"embedding": build_engine(lookup, [], precision, capability, progress)}
+    finally:
+        lookup.unlink()
+    for name, profiles in plan.items():
+        made[name] = build_engine(folder / f"{name}.onnx", profiles, precision, capability, progress)
+    for name, built in made.items():
+        file = folder / f"{name}.engine"
+        file.write_bytes(built.data)
+        engines[name] = {"file": file.name, "bytes": len(built.data), "sha256": sha256(file)}
+        report(
+            f"engine {name}: {len(built.data) / 1e6:,.1f} MB, {len(plan.get(name, []))} profiles, "
+            f"{built.layers.get('KV_CACHE_UPDATE', 0)} cache updates, "
+            f"{built.layers.get('ATTENTION_INPUT', 0)} attentions"
+        )
+    found = EngineSet(
+        library, precision, target, device.name if device else None,
+        {f"{name}.onnx": sha256(folder / f"{name}.onnx") for name in plan}, engines,
+        {name: [list(profile) for profile in profiles] for name, profiles in plan.items()}, VERIFY_ROWS, most,
+    )  # fmt: skip
+    found.write(folder)
+    return found
+
+
+def build_engine(
+    path: Path,
+    profiles: list[Profile],
+    precision: str,
+    capability: str | None = None,
+    progress: Callable[[str, int, int], None] = lambda phase, step, steps: None,
+) -> BuiltEngine:
+    """One engine from one graph file and the weights beside it. Raises GpuError with TensorRT's own last word."""
+    trt = tensorrt()
+    logger = _logger(trt)
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    config = builder.create_builder_config()
+    if builder is None or network is None or config is None:
+        raise GpuError(f"{path.name}: TensorRT gave no builder: {logger.last}; reinstall TensorRT")
+    if capability:
+        _name_target(trt, config, capability)
+    config.progress_monitor = _monitor(trt, progress)
+    with tempfile.TemporaryDirectory(prefix=".engine.", dir=path.parent) as temporary:
+        parser = trt.OnnxParser(network, logger)
+        if not parser.parse_from_file(str(engine_graph(path, precision, Path(temporary)))):
+            said = "; ".join(str(parser.get_error(i)) for i in range(min(2, parser.num_errors))) or logger.last
+            raise GpuError(
+                f"{path.name}: TensorRT cannot read the graph ({_short(said)}); export with another precision"
+            )
+        _finish_attention(trt, network)
+        _add_greedy(trt, network)
+        for profile in profiles:
+            _add_profile(builder, network, config, profile, path.name)
+        serialized = builder.build_serialized_network(network, config)
+    if serialized is None:
+        said = _short(logger.last)
+        if "memory" in said.lower():
+            raise OutOfGpuMemory(f"{path.name}: no memory to build in ({said}); free some, or take a smaller precision")
+        raise GpuError(f"{path.name}: TensorRT built no engine in {precision} ({said}); export with another precision")
+    return BuiltEngine(bytes(serialized), _kinds(network), _bindings(network))
+
+
+def _lookup_graph(folder: Path, manifest: Mapping[str, Any]) -> Path:
+    """ids [1] to embeddings [1, D], the table where it is stored; a file that the caller removes."""
+    stored = stored_tensors(folder / manifest["embedding"]["file"])[manifest["embedding"]["tensor"]]
+    kind = {"F16": TensorProto.FLOAT16, "BF16": TensorProto.BFLOAT16, "F32": TensorProto.FLOAT}[stored.dtype]
+    table = TensorProto(name="table", dims=stored.shape, data_type=kind, data_location=TensorProto.EXTERNAL)
+    place = {"location": stored.file.name, "offset": stored.offset, "length": stored.length}
+    for key, entry in place.items():
+        table.external_data.add(key=key, value=str(entry))
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["stored"]),
+        helper.make_node("Cast", ["stored"], ["embeddings"], to=TensorProto.FLOAT),
+    ]
+    ids = helper.make_tensor_value_info("ids", TensorProto.INT32, [1])
+    embeddings = helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, [1, stored.shape[1]])
+    graph = helper.make_graph(nodes, "embedding", [ids], [embeddings], [table])
+    path = folder / ".embedding.onnx"
+    onnx.save_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)], ir_version=11), path)
+    return path
+
+
+def _role(folder: Path) -> str:
+    if not (folder / MANIFEST).is_file():
+        raise ModelError(f"{folder}: no {MANIFEST}; run `event-captioner export` on this checkpoint")
+    return str(read_json(folder / MANIFEST).get("role"))
+
+
+def _name_target(trt: Any, config: Any, capability: str) -> None:
+    """Build for a GPU that is not here. Full TensorRT cannot; TensorRT-RTX knows a list of capabilities."""
+    known = {
+        f"{name[2:-1]}.{name[-1]}": kind
+        for name, kind in getattr(getattr(trt, "ComputeCapability", None), "__members__", {}).items()
+        if name.startswith("SM")
+    }
+    if capability not in known:
+        names = ", ".join(known) or "none: it builds on the GPU that it is for"
+        raise GpuError(f"compute capability {capability}: {trt.__name__} {trt.__version__} can build for {names}")
+    config.num_compute_capabilities = 1
+    if not config.set_compute_capability(known[capability], 0):
+        raise GpuError(f"compute capability {capability}: TensorRT does not take it; build on that GPU")
+
+
+def _finish_attention(trt: Any, network: Any) -> None:
+    """Causal attention over the valid rows of the cache, aligned to their end, as the contract has it."""
+    valid = next(
+        (tensor for tensor in (network.get_input(i) for i in range(network.num_inputs)) if tensor.name == "valid"), None
+    )
+    lengths = None if valid is None else network.add_cast(valid, trt.int32).get_output(0)
+    for i in range(network.num_layers):
+        layer = network.get_layer(i)
+        if layer.type != trt.LayerType.ATTENTION_INPUT:
+            continue
+        layer.__class__ = trt.IAttentionInputLayer
+        attention = layer.attention
+        attention.decomposable = True
+        if attention.causal_kind != trt.CausalMaskKind.NONE:
+            if lengths is None:
+                raise GpuError("the graph has causal attention and no input `valid`; export the checkpoint again")
+            attention.causal_kind = trt.CausalMaskKind.LOWER_RIGHT
+            attention.key_value_lengths = lengths
+
+
+def _add_greedy(trt: Any, network: Any) -> None:
+    """An output `greedy` [R, 1]: each row's likeliest id, so that a drafter's next id stays on the GPU."""
+    for i in range(network.num_outputs):
+        if network.get_output(i).name == "logits":
+            ids = network.add_topk(network.get_output(i), trt.TopKOperation.MAX, 1, 1 << 1).get_output(1)
+            ids.name = "greedy"
+            network.mark_output(ids)
+            return
+
+
+def _add_profile(builder: Any, network: Any, config: Any, profile: Profile, where: str) -> None:
+    made = builder.create_optimization_profile()
+    for i in range(network.num_inputs):
+        tensor = network.get_input(i)
+        shape = tuple(tensor.shape)
+        if -1 not in shape:
+            continue
+        sizes = profile if tensor.name != "rows" else (1, 1, min(VERIFY_ROWS, profile[2]))
+        if made.set_shape(tensor.name, *(tuple(n if d == -1 else d for d in shape) for n in sizes)) is False:
+            raise GpuError(f"{where}: TensorRT refuses a profile of {profile} for {tensor.name}")
+    if config.add_optimization_profile(made) < 0:
+        raise GpuError(f"{where}: TensorRT refuses a profile of {profile}; its inputs are not all covered")
+
+
+def _kinds(network: Any) -> dict[str, int]:
+    kinds: dict[str, int] = {}
+    for i in range(network.num_layers):
+        kind = str(network.get_layer(i).type).rpartition(".")[2]
+        kinds[kind] = kinds.get(kind, 0) + 1
+    return kinds
+
+
+def _bindings(network: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
+    tensors = [network.get_input(i) for i in range(network.num_inputs)]
+    tensors += [network.get_output(i) for i in range(network.num_outputs)]
+    return {tensor.name: (str(tensor.dtype).rpartition(".")[2], tuple(tensor.shape)) for tensor in tensors}
+
+
+def _short(said: str) -> str:
+    return " ".join(said.split())[:240] or "it does not say why"
+
+
+def _logger(trt: Any) -> Any:
+    """A logger that prints nothing and keeps the last error: TensorRT returns None and says why only there."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = ""
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= trt.ILogger.ERROR:
+                self.last = message
+
+    return Logger()
+
+
+def _monitor(trt: Any, progress: Callable[[str, int, int], None]) -> Any:
+    """TensorRT's progress monitor as a function of (phase, step, steps)."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.steps: dict[str, int] = {}
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            self.steps[phase] = steps
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            progress(phase, step + 1, self.steps.get(phase, 0))
+            return True
+
+        def phase_finish(self, phase: str) -> None:
+            self.steps.pop(phase, None)
+
+    return Monitor()
