@@ -1,0 +1,143 @@
+"""What `doctor` looks at: one function a thing, each with what was found and the remedy; nothing is changed."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.config import Config, Role
+from app.publishing.broker import parse_url
+from models.errors import ModelError
+
+VIDEO = Path("/dev")
+_ANSWER_S = 3.0  # a broker on the network answers within it
+_GPU_PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing: whether it is there and works, and whether this configuration needs it."""
+
+    name: str
+    ok: bool
+    found: str
+    remedy: str
+    needed: bool = False
+
+
+def examine(config: Config, video: Path = VIDEO) -> list[Finding]:
+    """Everything, in the order of the screen. Takes seconds: models are loaded, the broker is called."""
+    return [
+        *(model(config, role) for role in ("drafter", "target")),
+        gpu(),
+        tensorrt(),
+        onnx_runtime(),
+        event_cameras(),
+        video_cameras(video),
+        broker(config.mqtt.url),
+    ]
+
+
+def model(config: Config, role: Role) -> Finding:
+    """Loads a model with the first configured runtime that can; every one that cannot is told."""
+    from models.bundle import load_first
+
+    told: list[str] = []
+    runtimes = (config.models.drafter if role == "drafter" else config.models.target).runtimes
+    remedy = f"mend it, or change models.{role}.runtime"
+    try:
+        loaded = load_first(
+            config.model_path(role), role, runtimes, lambda name, following, why: told.append(f"not {name}: {why}")
+        )
+    except (ModelError, ImportError) as error:
+        return Finding(role, False, "; ".join([*told, str(error)]), remedy, needed=True)
+    found = "; ".join([f"{loaded.name} runs on {loaded.runtime}", *told])
+    return Finding(role, True, found, remedy, needed=True)
+
+
+def gpu() -> Finding:
+    """The GPU and its driver, as CUDA sees them."""
+    from models.runtimes.nvidia import GpuError, find_gpu
+
+    try:
+        device = find_gpu()
+    except GpuError as error:
+        return _refused("GPU and driver", error)
+    memory = f"{device.memory_bytes / 1e9:.0f} GB"
+    found = f"{device.name}, compute capability {device.capability}, {memory}, driver for CUDA {device.driver_cuda}"
+    return Finding("GPU and driver", True, found, "")
+
+
+def tensorrt() -> Finding:
+    """The TensorRT library, either of the two."""
+    from models.runtimes.nvidia import GpuError, tensorrt_version
+
+    try:
+        return Finding("TensorRT", True, tensorrt_version(), "")
+    except GpuError as error:
+        return _refused("TensorRT", error)
+
+
+def onnx_runtime() -> Finding:
+    """Its version and what it can run on; what a wheel was built with is not yet what works here."""
+    import onnxruntime
+
+    providers = onnxruntime.get_available_providers()
+    found = f"{onnxruntime.__version__}: {', '.join(name.removesuffix('ExecutionProvider') for name in providers)}"
+    on_gpu = any(name in providers for name in _GPU_PROVIDERS)
+    remedy = "CPU only; for a GPU swap the package (docs/develop.md)"
+    return Finding("ONNX Runtime", on_gpu, found, remedy)
+
+
+def event_cameras() -> Finding:
+    """Event cameras on USB, as dv-processing finds them."""
+    remedy = "plug one in; install the udev rules (`make install-service`); recordings need none"
+    try:
+        import dv_processing
+    except ImportError as error:
+        return Finding("event cameras", False, f"dv-processing cannot be imported: {error}", "run `make setup`")
+    names = _discover(dv_processing)
+    return Finding("event cameras", bool(names), ", ".join(names) or "none", remedy)
+
+
+def _discover(dv_processing: object) -> list[str]:
+    camera = getattr(getattr(dv_processing, "io", None), "camera", None)
+    discover = getattr(camera, "discover", None)
+    return [str(found) for found in discover()] if discover else []
+
+
+def video_cameras(folder: Path = VIDEO) -> Finding:
+    """RGB cameras of the kernel (V4L2) that this user may read."""
+    nodes = sorted(folder.glob("video*"))
+    readable = [node.name for node in nodes if _readable(node)]
+    if nodes and not readable:
+        found, remedy = f"{len(nodes)}, none of which this user may read", "sudo usermod -aG video $USER; log in again"
+    else:
+        found, remedy = (
+            ", ".join(readable) or "none",
+            "plug one in; `v4l2-ctl --list-devices` tells what the kernel sees",
+        )
+    return Finding("video cameras", bool(readable), found, remedy)
+
+
+def _readable(node: Path) -> bool:
+    return os.access(node, os.R_OK)
+
+
+def broker(url: str) -> Finding:
+    """Whether the configured broker takes a connection; user, password and TLS are for `run` to prove."""
+    where = parse_url(url)
+    remedy = "start it (sudo systemctl start mosquitto), or set mqtt.url; captions wait in the outbox meanwhile"
+    try:
+        socket.create_connection((where.host, where.port), _ANSWER_S).close()
+    except OSError as error:
+        return Finding("broker", False, f"{where.url}: {error.strerror or error}", remedy)
+    return Finding("broker", True, f"{where.url} answers", remedy)
+
+
+def _refused(name: str, error: ModelError) -> Finding:
+    """An error's line, split into what is and what to do."""
+    found, _, remedy = str(error).partition("; ")
+    return Finding(name, False, found, remedy)
