@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -23,7 +24,10 @@ _CACHE = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
 def engine_graph(path: Path, precision: str, temporary: Path) -> Path:
     """The file to parse for `path` in a precision; new files go to `temporary`. Raises GpuError for another's graph."""
-    graph = onnx.load(path, load_external_data=False)
+    try:
+        graph = onnx.load(path, load_external_data=False)
+    except (OSError, DecodeError):
+        raise GpuError(f"{path.name}: cannot be read; export the checkpoint again") from None
     _check_compute(graph, path, precision)
     packed = any(node.domain == DOMAIN for node in graph.graph.node)
     decoder = any(value.name == "key_0" for value in graph.graph.input)

@@ -44,9 +44,9 @@ def decoder_profiles(s_max: int, chunk: int) -> list[Profile]:
     return [(1, max(1, most // 2), most), (1, 1, 1), (2, min(28, s_max), min(VERIFY_ROWS, s_max))]
 
 
-def tree_profile(precision: str, most: int) -> Profile:
-    """Of the masked form. In bf16 TensorRT-RTX 1.7.1 fails to build it for a usual size between the two ends."""
-    return (1, 1 if precision == "bf16" else min(28, most), min(2 * VERIFY_ROWS, most))
+def tree_profiles(most: int) -> list[Profile]:
+    """Of the masked form, by preference: TensorRT-RTX 1.7.1 fails to build bf16 for the first, not for the second."""
+    return [(1, min(28, most), min(2 * VERIFY_ROWS, most)), (1, 1, most)]
 
 
 def build_engines(
@@ -71,7 +71,6 @@ def build_engines(
     plan = {
         "vision": [(1, frames, frames)],
         "decoder": decoder_profiles(manifest["s_max"], most),
-        "decoder_tree": [tree_profile(precision, most)],
     }
     engines: dict[str, dict[str, Any]] = {}
     lookup = _lookup_graph(folder, manifest)
@@ -81,6 +80,18 @@ def build_engines(
         lookup.unlink()
     for name, profiles in plan.items():
         made[name] = build_engine(folder / f"{name}.onnx", profiles, precision, capability, progress)
+    first, second = tree_profiles(most)
+    for profile in (first, second):
+        try:
+            made["decoder_tree"] = build_engine(
+                folder / "decoder_tree.onnx", [profile], precision, capability, progress
+            )
+        except GpuError:
+            if profile == second:
+                raise
+        else:
+            plan["decoder_tree"] = [profile]
+            break
     for name, built in made.items():
         file = folder / f"{name}.engine"
         file.write_bytes(built.data)

@@ -172,7 +172,7 @@ def _onnx(folder: Path, manifest: dict[str, Any], embedding: StoredTensor) -> tu
 def _torch(folder: Path, manifest: dict[str, Any], embedding: StoredTensor) -> tuple[WarmVision, WarmDecoder]:
     from models.runtimes.torch import load
 
-    return load(folder, manifest["role"], manifest["s_max"])
+    return load(folder, manifest["role"], manifest["s_max"], str(manifest["precision"].get("compute", "float32")))
 
 
 def _tensorrt(folder: Path, manifest: dict[str, Any], embedding: StoredTensor) -> tuple[WarmVision, WarmDecoder]:

@@ -10,7 +10,7 @@ from app.commands.options import ConfigOption, JsonOption
 
 
 def command(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Look at models, GPU, TensorRT, ONNX Runtime, cameras and broker; exit code 1 when the configuration cannot run."""
+    """Look at models, GPU, TensorRT, ONNX Runtime, cameras and broker; exit code 1 when it cannot run."""
     import json
 
     from rich.console import Console

@@ -12,6 +12,8 @@ from torch import nn
 
 from models.llama import LlamaDecoder
 from models.runtimes.contract import Floats, Ints
+from models.runtimes.nvidia import OutOfGpuMemory
+from models.runtimes.torch_static import StaticTorchDecoder
 
 
 class TorchVision:
@@ -24,7 +26,9 @@ class TorchVision:
         """Pixels [N, 3, S, S] to visual token embeddings [V, D]."""
         torch.set_num_threads(threads)
         with torch.inference_mode():
-            tokens: Floats = self._vision(torch.from_numpy(pixels)).numpy()
+            weight = next(self._vision.parameters())
+            found = self._vision(torch.from_numpy(pixels).to(weight.device, weight.dtype))
+            tokens: Floats = found.float().cpu().numpy()
         return tokens
 
     def warm_up(self, frames: int, image_size: int, threads: int) -> None:
@@ -103,10 +107,26 @@ class TorchDecoder:
         return len(embeddings)
 
 
-def load(folder: Path, role: str, s_max: int) -> tuple[TorchVision, TorchDecoder]:
-    """Both parts of a checkpoint folder. Raises CheckpointError."""
+def load(
+    folder: Path, role: str, s_max: int, compute: str = "float32"
+) -> tuple[TorchVision, TorchDecoder | StaticTorchDecoder]:
+    """Both parts of a checkpoint folder: on an NVIDIA GPU where there is one, in the type that the export computes in.
+
+    Without one in float32 on the CPU, the reference.
+
+    Raises CheckpointError, and OutOfGpuMemory when they do not fit.
+    """
     from models.eventgpt import EventGPT
     from models.video_llava import VideoLlava
 
-    model = EventGPT.load(folder) if role == "drafter" else VideoLlava.load(folder)
-    return TorchVision(model.vision), TorchDecoder(model.decoder, s_max)
+    model: EventGPT | VideoLlava = EventGPT.load(folder) if role == "drafter" else VideoLlava.load(folder)
+    if not torch.cuda.is_available():
+        return TorchVision(model.vision), TorchDecoder(model.decoder, s_max)
+    try:
+        model = model.to("cuda", getattr(torch, compute))
+        return TorchVision(model.vision), StaticTorchDecoder(model.decoder, s_max)
+    except torch.cuda.OutOfMemoryError:
+        raise OutOfGpuMemory(
+            f"{folder}: does not fit the GPU's memory; `event-captioner models plan` says what does: take a smaller "
+            "precision (runtime: tensorrt), or keep the drafter on the CPU (runtime: onnx)"
+        ) from None

@@ -1,0 +1,136 @@
+"""TensorRT-RTX builds engines without a GPU: what is built is checked here; running them needs one (`-m gpu`)."""
+
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from export.checkpoint import export_checkpoint
+from export.engines import build_engine, build_engines, decoder_profiles
+from export.graphs import _causal, attach
+from export.joint import join_projections
+from export.quantize import quantize_graphs
+from models.errors import ModelError
+from models.llama import LlamaConfig, LlamaDecoder
+from models.runtimes.engine_files import read_engines
+from models.runtimes.nvidia import GpuError, tensorrt, tensorrt_version
+from models.stored import stored_tensors, write_tensors
+from tests.models.published import random_values
+from tests.models.tiny import S_MAX, write_checkpoint
+
+tensorrt_rtx = pytest.importorskip(
+    "tensorrt_rtx", reason="tensorrt-rtx is not installed (95 MB): pip install -e '.[tensorrt]' to build engines here"
+)
+COMPUTE = {"fp16": "float16", "bf16": "bfloat16", "int8": "float16", "int4": "float16"}
+BITS = {"int8": 8, "int4": 4}
+
+
+def exported(folder: Path, role: str, precision: str) -> Path:
+    checkpoint = write_checkpoint(folder / "checkpoint", role)
+    export_checkpoint(
+        checkpoint, folder / "out", S_MAX, compute=COMPUTE[precision], bits=BITS.get(precision),  # type: ignore[arg-type]
+        report=lambda line: None,
+    )  # fmt: skip
+    return folder / "out"
+
+
+def full_width_layer(folder: Path) -> Path:
+    """One decoder layer of 7B shape with random weights and a small vocabulary, int4, as a graph file."""
+    config = LlamaConfig(512, 4096, 11008, 1, 32, 32, 128, 1e-5, 1e4, 4096)
+    with torch.device("meta"):
+        decoder = LlamaDecoder(config).half().requires_grad_(False)
+        shapes = {name: tuple(value.shape) for name, value in decoder.state_dict().items()}
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        decoder.to_empty(device="cpu")
+        graphs = {"decoder": _causal(decoder, 2176)}
+    names = {name: ("F16", shape) for name, shape in shapes.items()}
+    write_tensors(folder / "model.safetensors", names, random_values(list(names), names))
+    weights = {f"decoder.{name}": tensor for name, tensor in stored_tensors(folder / "model.safetensors").items()}
+    attach(graphs["decoder"], weights, "decoder.")
+    join_projections(graphs["decoder"])
+    quantize_graphs(graphs, weights, 4, folder / "decoder.int4.safetensors")
+    onnx.save_model(graphs["decoder"], folder / "decoder.onnx")
+    return folder / "decoder.onnx"
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exported(tmp_path_factory.mktemp("half"), "target", "fp16")
+
+
+slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("role", "precision"),
+    [("drafter", "int4"), pytest.param("target", "bf16", marks=slow), pytest.param("target", "int8", marks=slow)],
+)
+def test_every_profile_of_a_small_pair_builds(tmp_path: Path, role: str, precision: str) -> None:
+    folder, lines, phases = exported(tmp_path, role, precision), [], set()
+    built = build_engines(folder, precision, lines.append, "8.9", progress=lambda phase, step, steps: phases.add(phase))
+    assert [line.split(":")[0] for line in lines] == [
+        f"engine {name}" for name in ("embedding", "vision", "decoder", "decoder_tree")
+    ]
+    assert phases
+    assert built.profiles["decoder"] == [[1, S_MAX // 2, S_MAX], [1, 1, 1], [2, 28, 32]]
+    assert read_engines(folder, tensorrt_version(), "8.9", "any GPU of it") == built
+    with pytest.raises(ModelError, match=r"this is NVIDIA H200 \(9.0\); run `event-captioner export"):
+        read_engines(folder, tensorrt_version(), "9.0", "NVIDIA H200")
+
+
+def test_caches_are_bound_in_place_and_attention_sees_the_valid_rows(half: Path) -> None:
+    """The contract's bindings, TensorRT's own cache and attention layers; every tensor of what was serialised."""
+    built = build_engine(half / "decoder.onnx", decoder_profiles(S_MAX, S_MAX), "fp16", "8.9")
+    assert built.layers["KV_CACHE_UPDATE"] == 2 * 2
+    assert built.layers["ATTENTION_INPUT"] == built.layers["ATTENTION_OUTPUT"] == 2
+    caches = {f"{kind}_{layer}" for layer in range(2) for kind in ("key", "value")}
+    inputs = {"embeddings", "positions", "write", "valid", "rows"}
+    assert set(built.bindings) == inputs | caches | {f"new_{name}" for name in caches} | {"logits", "greedy"}
+    for name in caches:
+        assert built.bindings[name] == built.bindings[f"new_{name}"] == ("HALF", (1, 2, S_MAX, 16))
+    assert built.bindings["embeddings"] == ("FLOAT", (-1, 32))
+    assert built.bindings["logits"] == ("FLOAT", (-1, 128))
+    assert built.bindings["greedy"] == ("INT32", (-1, 1))
+
+
+def test_the_parsers_causal_attention_is_not_ours(half: Path) -> None:
+    """Why the attention is finished by hand. When this fails, the parser has learnt it: `_finish_attention` can go."""
+    trt = tensorrt()
+    builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    assert trt.OnnxParser(network, trt.Logger(trt.Logger.ERROR)).parse_from_file(str(half / "decoder.onnx"))
+    for i in range(network.num_layers):
+        layer = network.get_layer(i)
+        if layer.type == trt.LayerType.ATTENTION_INPUT:
+            layer.__class__ = trt.IAttentionInputLayer
+            assert layer.attention.causal_kind == trt.CausalMaskKind.UPPER_LEFT
+            assert layer.attention.key_value_lengths is None
+
+
+def test_a_full_width_layer_builds_with_all_profiles(tmp_path: Path) -> None:
+    """One decoder layer of 7B shape (4096 wide, 32 heads of 128, 2,176 cache rows) in the drafter's int4."""
+    path = full_width_layer(tmp_path)
+    for capability in ("8.6", "12.0"):
+        built = build_engine(path, decoder_profiles(2176, 2176), "int4", capability)
+        assert built.layers["KV_CACHE_UPDATE"] == 2
+        assert len(built.data) > 90_000_000
+
+
+def test_what_cannot_be_built_is_one_line(half: Path, tmp_path: Path) -> None:
+    def fails(message: str, precision: str, capability: str | None, profiles: list[tuple[int, int, int]]) -> None:
+        with pytest.raises(GpuError, match=message) as caught:
+            build_engine(half / "decoder.onnx", profiles, precision, capability)
+        assert "\n" not in str(caught.value)
+
+    profiles = decoder_profiles(S_MAX, S_MAX)
+    fails(
+        r"compute capability 9.0: tensorrt_rtx .* can build for 7.5, 8.0, 8.6, 8.9, 12.0, 12.1", "fp16", "9.0", profiles
+    )
+    fails("computes in float16, bf16 needs bfloat16; export the checkpoint with", "bf16", "8.9", profiles)
+    fails("was not exported in int4; export the checkpoint with --precision int4", "int4", "8.9", profiles)
+    fails("refuses a profile|built no engine", "fp16", "8.9", [(9, 4, 2)])
+    (tmp_path / "decoder.onnx").write_bytes(b"\xff" * 100)
+    with pytest.raises(GpuError, match=r"decoder.onnx: cannot be read; export the checkpoint again"):
+        build_engine(tmp_path / "decoder.onnx", profiles, "fp16", "8.9")
