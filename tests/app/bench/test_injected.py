@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -9,6 +13,7 @@ from app.bench.injected import RANKED, NoisyDecoder, ScriptedDecoder
 from app.bench.studies import formula_speedup
 from app.decoding.strategies import STRATEGIES, make_strategy
 from models.prompts import Prompt
+from models.runtimes.contract import Floats
 from tests.app.decoding.toy import DRAFTER_PROMPT, EOS, ToyDecoder, make_engine, scene
 
 VOCABULARY = 28
@@ -48,12 +53,27 @@ def test_the_right_token_has_rank_r_with_probability_alpha_times_one_minus_alpha
     assert RANKED >= 3
 
 
+def _slowly(call: Callable[..., Floats]) -> Callable[..., Floats]:
+    def later(*args: Any) -> Floats:
+        time.sleep(0.003)
+        return call(*args)
+
+    return later
+
+
 @pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "autoregressive"])
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
-def test_every_strategy_has_the_injected_acceptance_and_stays_exact(strategy: str, alpha: float) -> None:
+def test_every_strategy_has_the_injected_acceptance_and_stays_exact(
+    strategy: str, alpha: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = make_engine(vocabulary=VOCABULARY, eos_bias=-9.0, sources=("drafter",))
     scripted = ScriptedDecoder(engine.drafter.model.decoder, DRAFTER_PROMPT, alpha, 0.0, 0.0)
     engine.drafter.model.decoder = scripted  # type: ignore[misc]
+    for name in (
+        "forward",
+        "forward_tree",
+    ):  # slower than the drafter, as the costs say
+        monkeypatch.setattr(engine.model.decoder, name, _slowly(getattr(engine.model.decoder, name)))
     alone, other = make_strategy("autoregressive", engine), make_strategy(strategy, engine)
     hits = trials = 0
     for number in range(4):
