@@ -35,11 +35,19 @@ def command(
     quality: Annotated[
         bool, typer.Option("--quality", help="How right the captions of the demo pair are, instead of how soon.")
     ] = False,
+    gpu_checks: Annotated[
+        bool, typer.Option("--gpu-checks", help="Measure an NVIDIA GPU at 7B shapes; exit code 3 without one.")
+    ] = False,
+    tiny: Annotated[bool, typer.Option("--tiny", hidden=True, help="With --gpu-checks: try it on a CPU.")] = False,
     memory_windows: Annotated[
         int, typer.Option(min=0, max=100_000, help="Loop a recording for so many windows and report memory.")
     ] = 0,
 ) -> None:
     """Compare the strategies on the same windows, interleaved; print one table and a chart."""
+    if gpu_checks:
+        writable(json_path, "--json")
+        _check_gpu(tiny, json_path)
+        return
     from app.bench.chart import write_chart
     from app.bench.quality import print_quality
     from app.bench.report import floor_ms, print_report
@@ -94,3 +102,24 @@ def _chosen(text: str) -> tuple[str, ...]:
                 f"{name!r} is not one of {', '.join(STRATEGIES)}, or all", param_hint="--strategies"
             )
     return names
+
+
+def _check_gpu(tiny: bool, json_path: Path | None) -> None:
+    """`--gpu-checks`: the table, or what it would hold and exit code 3."""
+    from rich.console import Console
+
+    from app.commands.options import TableConsole, need_torch
+    from app.gpu_checks.run import print_plan, print_table, run_checks, the_gpu
+    from models.runtimes.nvidia import GpuError
+
+    if not tiny:
+        try:
+            the_gpu()
+        except GpuError as error:
+            print_plan(str(error))
+            raise typer.Exit(3) from None
+    need_torch("bench --gpu-checks")
+    result = run_checks(tiny, Console(stderr=True).print)
+    print_table(result, TableConsole())
+    if json_path:
+        json_path.write_text(json.dumps(result, indent=2) + "\n")

@@ -49,7 +49,9 @@ class StaticTorchDecoder:
             self._caches = decoder.empty_caches(s_max)
         self._columns = torch.arange(s_max, device=self.device)
         self._passes: OrderedDict[tuple[int, int], _Pass] = OrderedDict()
-        self.stream = torch.cuda.Stream(self.device, priority=priority) if self.device.type == "cuda" else None
+        self.stream: Any = None
+        if self.device.type == "cuda":
+            self.stream = torch.cuda.Stream(self.device, priority=priority)  # type: ignore[no-untyped-call]
 
     def embed(self, ids: Ints) -> Floats:
         """Token ids [T] to embeddings [T, D]."""

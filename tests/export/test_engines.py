@@ -80,6 +80,15 @@ def test_every_profile_of_a_small_pair_builds(tmp_path: Path, role: str, precisi
         read_engines(folder, tensorrt_version(), "9.0", "NVIDIA H200")
 
 
+@slow
+@pytest.mark.parametrize(("role", "precision"), [("drafter", "int4"), ("target", "fp16")])
+def test_the_bundled_pair_builds(tmp_path: Path, role: str, precision: str) -> None:
+    pair, lines = Path(__file__).parents[2] / "models/demo/pair", []
+    folder = tmp_path / "out"
+    export_checkpoint(pair / role, folder, compute="float16", bits=BITS.get(precision), report=lines.append)  # type: ignore[arg-type]
+    assert set(build_engines(folder, precision, lines.append, "8.9").engines) >= {"vision", "decoder", "decoder_tree"}
+
+
 def test_caches_are_bound_in_place_and_attention_sees_the_valid_rows(half: Path) -> None:
     """The contract's bindings, TensorRT's own cache and attention layers; every tensor of what was serialised."""
     built = build_engine(half / "decoder.onnx", decoder_profiles(S_MAX, S_MAX), "fp16", "8.9")

@@ -1,0 +1,53 @@
+"""One measured figure of the table, and every figure there is, with what is wanted of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A row: what was measured, on which runtime, against what is wanted; `value` None: not measured, `note` why."""
+
+    name: str
+    runtime: str
+    value: float | None
+    unit: str
+    most: float | None = None  # wanted: at most
+    least: float | None = None  # wanted: at least
+    note: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether it is as wanted; None where nothing was measured or nothing is wanted."""
+        if self.value is None or (self.most is None and self.least is None):
+            return None
+        return (self.most is None or self.value <= self.most) and (self.least is None or self.value >= self.least)
+
+    @property
+    def wanted(self) -> str:
+        parts = [f"≤ {self.most:g}" if self.most is not None else "", f"≥ {self.least:g}" if self.least else ""]
+        return " ".join(part for part in parts if part) or "–"
+
+    @property
+    def shown(self) -> str:
+        return NOT_MEASURED if self.value is None else f"{self.value:.3g} {self.unit}".strip()
+
+
+PLAN = (
+    "target decode step ÷ its floor (weights and cache ÷ 4.3 TB/s): ≤ 1.25",
+    "target prefill, vision included, ÷ its floor (FLOP ÷ 790 TFLOP/s): ≤ 1.6",
+    "verify of 28 tokens ÷ one decode step: ≤ 1.15",
+    "what 28 drafts in the prefill's last chunk of 256 cost",
+    "target prefill ÷ drafter prefill, vision included (survey: 8.59 and 3.8)",
+    "host time a decode step, graph replay beside plain launches: ≤ 100 µs",
+    "transformers generate, eager, to 40 tokens ÷ autoregressive: ≥ 4",
+    "transformers generate, static cache and compile, to 40 tokens ÷ autoregressive: ≥ 1.1",
+    "int4 drafter step ÷ its 16-bit step: ≤ 0.45",
+    "placement lead, serial, overlap × sharing serial, streams, priority at injected α 0.7, 0.8, 0.9: ms a caption",
+    "overlap: hidden tokens (≥ 20 wanted), the prefill's slow-down, true overlap in ms",
+    "demo pair: real acceptance, ms to the caption, target alone and speculative",
+    "TensorRT: whether it builds and loads for this GPU",
+)

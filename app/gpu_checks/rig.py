@@ -1,0 +1,148 @@
+"""The pair under test: random weights at the published 7B shapes (or tiny ones), made on the device itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.clip import ClipConfig
+from models.eventgpt import EventGPT
+from models.llama import LlamaConfig
+from models.runtimes.torch_static import StaticTorchDecoder
+from models.video_llava import VideoLlava
+
+NEW_TOKENS, DRAFTS, LAST_CHUNK = 40, 28, 256
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Shapes of both models, and how long a prompt's text is."""
+
+    drafter: LlamaConfig
+    target: LlamaConfig
+    drafter_clip: ClipConfig
+    target_clip: ClipConfig
+    drafter_text: int
+    target_text: int
+    event_frames: int = 5
+    frames: int = 8
+
+
+def full_sizes() -> Sizes:
+    """EventGPT-7B and Video-LLaVA-7B-hf: prompts of 641 and 2,076 rows."""
+
+    def vicuna(vocabulary: int) -> LlamaConfig:
+        return LlamaConfig(vocabulary, 4096, 11008, 32, 32, 32, 128, 1e-5, 1e4, 4096)
+
+    def tower(size: int) -> ClipConfig:
+        return ClipConfig(1024, 4096, 24, 16, size, 14, "quick_gelu", 1e-5)
+
+    return Sizes(vicuna(32000), vicuna(32064), tower(336), tower(224), 59, 20)
+
+
+def tiny_sizes() -> Sizes:
+    """The same structure where a CPU takes no time: for trying the command."""
+
+    def llama(vocabulary: int) -> LlamaConfig:
+        return LlamaConfig(vocabulary, 32, 64, 2, 2, 2, 16, 1e-5, 1e4, 512)
+
+    tower = ClipConfig(32, 48, 2, 2, 28, 14, "quick_gelu", 1e-5)
+    return Sizes(llama(96), llama(128), tower, tower, 9, 9)
+
+
+class Side:
+    """One model on the device: its vision, its decoder with a stream of its own, and a prompt of constant length."""
+
+    def __init__(self, network: Any, frames: int, text: int, image: int, priority: int = 0) -> None:
+        weight = next(network.parameters())
+        self.network, self.device, self.dtype = network, weight.device, weight.dtype
+        self.pixels = torch.zeros(frames, 3, image, image, device=self.device, dtype=self.dtype)
+        self.prompt = network.visual_tokens + text
+        self.decoder = StaticTorchDecoder(network.decoder, -(-(self.prompt + 2 * NEW_TOKENS + 32) // 8) * 8, priority)
+        self.weight_bytes = sum(p.numel() * p.element_size() for p in network.decoder.parameters())
+        table = network.decoder.model.embed_tokens.weight
+        self.weight_bytes -= table.numel() * table.element_size()  # a step reads one row of it
+        config = network.decoder.config
+        self.row_bytes = (
+            2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * table.element_size()
+        )
+
+    def encode(self) -> Tensor:
+        """The visual tokens, enqueued on the side's stream."""
+        with torch.inference_mode(), torch.cuda.stream(self.decoder.stream):
+            tokens: Tensor = self.network.vision(self.pixels)
+        return tokens
+
+    def prefill(self, tokens: int | None = None, rows: int = 1) -> None:
+        """Vision and a prefill of so many tokens (the prompt), enqueued."""
+        self.encode()
+        self.decoder.enqueue(tokens or self.prompt, rows)
+
+    @property
+    def prefill_flop(self) -> float:
+        """Multiply-adds × 2 of prefill and vision: 2 × parameters × tokens, and attention's products."""
+        c = self.network.decoder.config
+        linear = sum(p.numel() for p in self.network.decoder.model.layers.parameters())
+        attention = 2 * c.num_hidden_layers * c.num_attention_heads * c.head_dim * self.prompt**2  # causal: half of 4
+        vision = sum(p.numel() for p in self.network.vision.parameters())
+        tower = (self.pixels.shape[-1] // 14) ** 2 + 1
+        return float(2 * linear * self.prompt + attention + 2 * vision * len(self.pixels) * tower)
+
+
+@dataclass
+class Rig:
+    """Both sides on one device, and how time is taken there."""
+
+    target: Side
+    drafter: Side
+    urgent: Side  # the drafter again, on a stream that goes before the target's
+    repeats: int
+    gpu: bool
+
+    def wait(self) -> None:
+        if self.gpu:
+            torch.cuda.synchronize()
+
+    def milliseconds(self, work: Callable[[], None], repeats: int | None = None) -> float:
+        """Median wall time from an idle device to an idle one; three unmeasured times first, for graphs and caches."""
+        for _ in range(3):
+            work()
+        self.wait()
+        times = []
+        for _ in range(repeats or self.repeats):
+            begin = time.perf_counter()
+            work()
+            self.wait()
+            times.append((time.perf_counter() - begin) * 1e3)
+        return median(times)
+
+
+def build_rig(sizes: Sizes, device: str, repeats: int = 20) -> Rig:
+    """Both models with random weights, in bfloat16 on a GPU and float32 on a CPU."""
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    torch.manual_seed(0)
+
+    def make(kind: type[nn.Module], clip: ClipConfig, llama: LlamaConfig) -> nn.Module:
+        with torch.device("meta"):
+            network = kind(clip, llama).to(dtype)
+        network.to_empty(device=device).eval().requires_grad_(False)
+        for value in (*network.parameters(), *network.buffers()):
+            if value.is_floating_point():
+                value.normal_(0, 0.02)
+        return network
+
+    drafter = make(EventGPT, sizes.drafter_clip, sizes.drafter)
+    target = make(VideoLlava, sizes.target_clip, sizes.target)
+    events = sizes.drafter_clip.image_size
+
+    def draft_side(priority: int) -> Side:
+        return Side(drafter, sizes.event_frames, sizes.drafter_text, events, priority)
+
+    of_target = Side(target, sizes.frames, sizes.target_text, sizes.target_clip.image_size)
+    return Rig(of_target, draft_side(0), draft_side(-1), repeats, device != "cpu")

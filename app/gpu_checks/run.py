@@ -1,0 +1,133 @@
+"""All checks in one run, and the table they make."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from app.gpu_checks.figures import PLAN, Figure
+from models.runtimes.nvidia import GpuDevice, GpuError, find_gpu, tensorrt_version
+
+BUNDLED_PAIR = Path(__file__).parents[2] / "models" / "demo" / "pair"
+BUDGET_S = 450.0  # under the eight minutes: a check that would begin later is a row "not measured"
+
+
+def run_checks(tiny: bool, say: Callable[[str], None]) -> dict[str, Any]:
+    """Every figure, with the machine's name and the time taken. tiny: small shapes on the CPU, to try the command.
+
+    A check that fails, or for which no time is left, gives a row that says so; the others go on. Raises GpuError
+    without a GPU (unless tiny).
+    """
+    import torch
+
+    from app.gpu_checks import passes, sharing
+    from app.gpu_checks.rig import NEW_TOKENS, build_rig, full_sizes, tiny_sizes
+
+    device = None if tiny else the_gpu()
+    begin = time.perf_counter()
+    say("making both models …")
+    rig = build_rig(tiny_sizes() if tiny else full_sizes(), "cpu" if tiny else "cuda", 2 if tiny else 20)
+    checks: dict[str, Callable[[], list[Figure]]] = {
+        "decode step": lambda: passes.decode_step(rig),
+        "prefill": lambda: passes.prefill(rig),
+        "verify": lambda: passes.verify(rig),
+        "host overhead": lambda: passes.host_overhead(rig),
+        "overlap": lambda: sharing.overlap(rig),
+        "placement and sharing": lambda: sharing.placements(rig),
+        "demo pair": lambda: demo(tiny),
+        "TensorRT": engine,
+        "peers": lambda: passes.peers(rig, 4 if tiny else NEW_TOKENS, compiled=not tiny),
+    }
+    figures: list[Figure] = []
+    for name, check in checks.items():
+        if time.perf_counter() - begin > BUDGET_S:
+            figures.append(Figure(name, "–", None, "", note="no time was left"))
+            continue
+        say(f"{name} …")
+        try:
+            figures += check()
+        except (RuntimeError, ValueError, ImportError) as error:
+            why = " ".join(str(error).split())[:120]
+            figures.append(Figure(name, "–", None, "", note=f"{type(error).__name__}: {why}"))
+    figures.append(
+        Figure("int4 drafter step ÷ 16-bit step", "tensorrt", None, "×", most=0.45, note="torch has no int4 product")
+    )
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "device": "CPU, tiny shapes: no measurement" if device is None else asdict(device),
+        "torch": torch.__version__,
+        "peak_gpu_bytes": torch.cuda.max_memory_allocated() if device else None,
+        "seconds": round(time.perf_counter() - begin, 1),
+        "figures": [asdict(figure) | {"met": figure.met} for figure in figures],
+    }
+
+
+def the_gpu() -> GpuDevice:
+    """The GPU, through cuda-python or, where that is not installed, through torch. Raises GpuError."""
+    try:
+        return find_gpu()
+    except GpuError:
+        if importlib.util.find_spec("torch") is None:
+            raise
+        import torch
+
+        if not torch.cuda.is_available():
+            raise
+        found = torch.cuda.get_device_properties(0)
+        capability = f"{found.major}.{found.minor}"
+        return GpuDevice(found.name, capability, found.total_memory, f"at least {torch.version.cuda}")
+
+
+def demo(tiny: bool) -> list[Figure]:
+    """The bundled pair's real acceptance, on the torch runtime."""
+    from app.gpu_checks.demo import acceptance
+
+    return acceptance(BUNDLED_PAIR, windows=1 if tiny else 8)
+
+
+def engine() -> list[Figure]:
+    """Whether TensorRT is there, and knows this GPU."""
+    title = "TensorRT knows this GPU"
+    try:
+        library, device = tensorrt_version(), the_gpu()
+    except GpuError as error:
+        return [Figure(title, "tensorrt", None, "", note=str(error))]
+    from models.runtimes.nvidia import tensorrt
+
+    known = getattr(getattr(tensorrt(), "ComputeCapability", None), "__members__", None)
+    fits = known is None or "SM" + device.capability.replace(".", "") in known
+    return [Figure(title, "tensorrt", float(fits), "", note=f"{library}, compute capability {device.capability}")]
+
+
+def print_table(result: dict[str, Any], console: Console) -> None:
+    """One table; what was not measured says why."""
+    table = Table("check", "runtime", "measured", "wanted", "", "note", title_justify="left")
+    for row in result["figures"]:
+        met = row.pop("met")
+        figure = Figure(**row)
+        row["met"] = met
+        table.add_row(
+            figure.name,
+            figure.runtime,
+            figure.shown,
+            figure.wanted,
+            {True: "ok", False: "NO", None: ""}[met],
+            figure.note,
+        )
+    console.print(table, highlight=False, markup=False)
+    print(f"{result['device']}; torch {result['torch']}; {result['seconds']} s; {result['date']}")
+
+
+def print_plan(reason: str) -> None:
+    """What would be measured, where nothing can be."""
+    print(f"No figure was measured: {reason}\n\nOn one NVIDIA GPU (H200: the floors are its own) this measures:\n")
+    for line in PLAN:
+        print(f"- {line}")
+    print("\nboth models at 7B shapes with random weights in bf16; acceptance is injected, and labelled so.")
