@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from app.decoding.engine import Engine, Job
+from app.decoding.engine import Engine, Job, Strategy
 from app.decoding.transcript import Transcript
 
 
-class Autoregressive:
+class Autoregressive(Strategy):
     """Prefill, then one token a forward pass."""
 
     name = "autoregressive"
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-
-    def draft_ahead(self, job: Job) -> None:
-        """Nothing is drafted."""
-
-    def abandon(self) -> None:
-        """Nothing was drafted."""
 
     def run(self, job: Job) -> tuple[Transcript, str | None]:
         engine = self.engine

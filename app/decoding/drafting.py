@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import structlog
 
-from app.decoding.model import CachedSequence, LanguageModel
+from app.decoding.model import CachedSequence, LanguageModel, common_prefix
 from app.decoding.sampling import GREEDY, Sampler
 from app.decoding.tree import TokenTree
 from app.telemetry.spans import SpanRecorder
@@ -89,9 +89,7 @@ class Drafter:
         """
         if self._lost:
             return
-        common, limit = 0, min(len(self._fed), len(verified) - 1)
-        while common < limit and self._fed[common] == verified[common]:
-            common += 1
+        common = common_prefix(self._fed, verified[:-1])
         if any(not 0 <= token < self.model.vocabulary for token in verified[common:]):
             self._lost = True
             return

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
 
 from app.decoding.acceptance import Verdict, verify_chain, verify_tree
 from app.decoding.drafting import Drafter, FreeRun, PhaseThreads, Worth
@@ -79,6 +79,11 @@ class Engine:
         if self.sharing:
             return PhaseThreads(*[costs.overlap_threads[1]] * 3)
         return PhaseThreads(costs.drafter_encode.threads, costs.drafter_prefill.threads, costs.drafter_step.threads)
+
+    @property
+    def may_draft(self) -> bool:
+        """Whether the settings let the event drafter draft at all."""
+        return "drafter" in self.settings.sources and self.settings.draft_tokens != 0
 
     def transcript(self) -> Transcript:
         settings = self.settings
@@ -193,16 +198,20 @@ class Engine:
         self.worker.shutdown(wait=True, cancel_futures=True)
 
 
-class Strategy(Protocol):
+class Strategy(ABC):
     """A schedule for the two models: from a window's inputs to its verified caption."""
 
     name: str
 
-    def draft_ahead(self, job: Job) -> None:
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def draft_ahead(self, job: Job) -> None:  # noqa: B027 (most strategies draft nothing ahead)
         """The window has not closed yet: start its draft from what there is, if that is wanted."""
 
+    @abstractmethod
     def run(self, job: Job) -> tuple[Transcript, str | None]:
         """Caption the closed window; its transcript, and the placement of the draft."""
 
-    def abandon(self) -> None:
+    def abandon(self) -> None:  # noqa: B027
         """Drop a draft made ahead for a window that will not be captioned."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +11,11 @@ import numpy as np
 from app.decoding.tree import TokenTree
 from models.prompts import Prompt
 from models.runtimes.contract import DecoderRuntime, Floats, Ints, VisionRuntime
+
+
+def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two texts share from their beginnings on."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 class LanguageModel(Protocol):

@@ -14,30 +14,19 @@ from typing import Self
 
 from app.decoding.autoregressive import decode_alone
 from app.decoding.costs import MAX_DRAFT
-from app.decoding.engine import Engine, Job
+from app.decoding.engine import Engine, Job, Strategy
 from app.decoding.transcript import Transcript
 
 PATIENCE_S = 60.0  # longer than any forward pass: whoever is silent for so long is not coming back
 
 
-class ParallelStrategy:
+class ParallelStrategy(Strategy):
     """A schedule in which both models run at once; the guard decides before each caption whether it is used."""
-
-    name: str
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-
-    def draft_ahead(self, job: Job) -> None:
-        """The draft begins with the target's prefill, not before the window has closed."""
-
-    def abandon(self) -> None:
-        """Nothing was drafted ahead."""
 
     def run(self, job: Job) -> tuple[Transcript, str | None]:
         engine = self.engine
         transcript = engine.transcript()
-        drafted = engine.settings.draft_tokens != 0 and engine.guard.use_speculation()
+        drafted = engine.may_draft and engine.guard.use_speculation()
         if drafted:
             self.decode(transcript, job)
         else:
@@ -47,9 +36,9 @@ class ParallelStrategy:
         engine.finish(transcript, drafted=drafted)
         return transcript, "overlap" if drafted else None
 
+    @abstractmethod
     def decode(self, transcript: Transcript, job: Job) -> None:
         """The schedule itself: the whole caption, both prefills included."""
-        raise NotImplementedError
 
 
 def drafts_per_pass(engine: Engine) -> int:
@@ -80,8 +69,10 @@ class Companion(ABC):
             self.stopped = True
             self.changed.notify_all()
         assert self._future is not None
-        self._future.result(PATIENCE_S)
-        self._share(False)
+        try:
+            self._future.result(PATIENCE_S)
+        finally:
+            self._share(False)
 
     def _share(self, sharing: bool) -> None:
         """Each model on its share of the cores; where each has a device of its own, the plan gives each all it has."""

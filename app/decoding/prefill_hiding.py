@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from app.decoding.costs import MAX_DRAFT
 from app.decoding.drafting import FreeRun, PhaseThreads
-from app.decoding.engine import Engine, Job
+from app.decoding.engine import Engine, Job, Strategy
 from app.decoding.rounds import decode_by_measure, known, merged
 from app.decoding.sources import Proposal
 from app.decoding.transcript import Transcript
 from app.decoding.tree import ROOT
 
 
-class PrefillHiding:
+class PrefillHiding(Strategy):
     """(1) Draft where the plan says; (2) end the prefill with a pass that carries the drafts; (3) do what pays."""
 
     name = "prefill_hiding"
 
     def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+        super().__init__(engine)
         self._ahead: FreeRun | None = None
 
     def draft_ahead(self, job: Job) -> None:
@@ -57,10 +57,9 @@ class PrefillHiding:
 
     def _placement(self, wanted: str | None, *, ahead: bool) -> str | None:
         """Where the event drafter drafts; None: nowhere."""
-        sources = self.engine.settings.sources
-        if "drafter" not in sources:
+        if not self.engine.may_draft:
             return None
-        return self.engine.guard.choose(wanted, ahead, history="history" in sources)
+        return self.engine.guard.choose(wanted, ahead, history="history" in self.engine.settings.sources)
 
     def _end_prefill(self, drafts: list[int], hidden: int, transcript: Transcript, job: Job) -> None:
         """The last chunk of the prefill carries what all sources propose."""

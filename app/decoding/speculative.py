@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 from app.decoding.autoregressive import decode_alone
-from app.decoding.engine import Engine, Job
+from app.decoding.engine import Engine, Job, Strategy
 from app.decoding.transcript import Transcript
 
 
-class Speculative:
+class Speculative(Strategy):
     """Both prefills, then: draft γ tokens, verify them in one pass of the target, keep what it would have said."""
 
     name = "speculative"
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-
-    def draft_ahead(self, job: Job) -> None:
-        """Vanilla speculation drafts only behind the target's prefill."""
-
-    def abandon(self) -> None:
-        """Nothing was drafted."""
 
     def run(self, job: Job) -> tuple[Transcript, str | None]:
         engine = self.engine
         transcript = engine.transcript()
         engine.begin_target(job)
         engine.target_pass("prefill", (), transcript, job)
-        drafted = "drafter" in engine.settings.sources and engine.guard.use_speculation()
+        drafted = engine.may_draft and engine.guard.use_speculation()
         if drafted:
             with engine.drafter.failing_softly():
                 engine.begin_drafter(job)

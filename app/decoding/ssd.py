@@ -42,7 +42,7 @@ class Ssd(ParallelStrategy):
                 text = list(transcript.tokens)
                 speculation = cache.lookup(accepted, text[-1])
                 hidden = len(speculation) if len(text) == 1 else 0
-                if not speculation:
+                if not speculation and engine.draft_limit(1, transcript):
                     speculation = cache.draft_just_in_time(text)
                 speculation = speculation[: engine.draft_limit(len(speculation), transcript)]
                 cache.prepare(text, speculation)

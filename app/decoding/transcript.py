@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
 from typing import NamedTuple
 
 import numpy as np
 
 from app.decoding.acceptance import Verdict, logprobs, top_gaps
+from app.decoding.model import common_prefix
 from app.decoding.sampling import GREEDY, Sampler
 from app.decoding.sources import Proposal
 from app.decoding.tree import ROOT, TokenTree
@@ -86,7 +86,7 @@ class Transcript:
         self.accepted_hidden += sum(tree.hidden[node] for node in path[: self._kept])
         said = self.ended[before:]
         for source, tokens, _ in proposals:
-            run = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(tokens, said, strict=False)))
+            run = common_prefix(tokens, said)
             self.judged.append(Judged(source, not before, run, run + (run < min(len(tokens), len(said)))))
 
     def count_foreseen(self, ahead: Sequence[int], *, hidden: bool = False) -> None:

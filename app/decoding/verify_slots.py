@@ -16,7 +16,7 @@ import numpy as np
 import structlog
 
 from app.decoding.engine import Engine, Job
-from app.decoding.model import CachedSequence
+from app.decoding.model import CachedSequence, common_prefix
 from app.decoding.parallel import PATIENCE_S
 from app.decoding.transcript import Transcript
 from models.runtimes.contract import Floats
@@ -75,9 +75,7 @@ class Slot:
 
     def forward(self, task: Task, threads: int) -> Floats:
         """Logits [1 + drafts, V] for the task; rows that its text shares with the cache are not computed again."""
-        sequence, common = self.sequence, 0
-        while common < min(len(self._fed), task.start - 1) and self._fed[common] == task.text[common]:
-            common += 1
+        sequence, common = self.sequence, common_prefix(self._fed, task.text[: task.start - 1])
         sequence.truncate(self._prompt_rows + common)
         self._fed = task.text[:common]
         sequence.pending = sequence.model.decoder.embed(np.asarray(task.text[common : task.start], np.int64))
@@ -88,7 +86,7 @@ class Slot:
 
     def shared_with(self, text: Sequence[int]) -> int:
         """How much of `text` its cache holds."""
-        return sum(1 for a, b in zip(self._fed, text, strict=False) if a == b)
+        return common_prefix(self._fed, text)
 
 
 class VerifySlots:

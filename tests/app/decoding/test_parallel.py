@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import structlog
 
+from app.decoding import parallel, verify_slots
 from app.decoding.engine import Engine
 from app.decoding.model import CachedSequence
 from app.decoding.sampling import GREEDY_SAMPLING, Sampling
+from app.decoding.ssd import OutcomeCache
 from app.decoding.strategies import make_strategy
 from models.runtimes.contract import Floats
 from tests.app.decoding.test_strategies import reference
@@ -185,6 +187,42 @@ def test_events_that_cannot_be_rendered_cost_only_the_drafts(schedule: str) -> N
     engine.close()
     assert list(transcript.tokens) == truth(0, 3, GREEDY_SAMPLING)
     assert not transcript.num_drafts
+
+
+@schedules
+def test_a_drafter_that_hangs_ends_the_caption_and_leaves_the_cores_to_the_target(
+    schedule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parallel, "PATIENCE_S", 0.05)
+    engine, hangs = engine_of(schedule, draft_tokens=2), threading.Event()
+    before_each_pass(engine.drafter.model.decoder, lambda: hangs.wait(30.0) and None)
+    with pytest.raises(TimeoutError):
+        say(schedule, engine, 1)
+    assert not engine.sharing
+    hangs.set()
+    engine.worker.submit(lambda: None).result(5.0)
+    monkeypatch.undo()
+    assert say(schedule, engine, 1) == truth(0, 1, GREEDY_SAMPLING)
+    engine.close()
+
+
+def test_a_verify_task_goes_to_the_session_that_holds_most_of_its_beginning() -> None:
+    engine = engine_of("dsi")
+    slot = verify_slots.Slot(engine.target, 0, "target")
+    slot._fed = [4, 5, 6, 7]
+    assert slot.shared_with([4, 5, 9, 7]) == 2
+    assert slot.shared_with([9, 5, 6, 7]) == 0
+    engine.close()
+
+
+def test_ssd_drafts_nothing_just_in_time_that_there_is_no_room_to_verify(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OutcomeCache, "lookup", lambda *_: [])
+    asked = []
+    monkeypatch.setattr(OutcomeCache, "draft_just_in_time", lambda _, text: asked.append(len(text)) or [])
+    engine = engine_of("ssd", eos_bias=-9.0)
+    assert len(say("ssd", engine, 1)) == LONGEST
+    engine.close()
+    assert asked == list(range(1, LONGEST - 1))  # the last token is the target's own
 
 
 @schedules

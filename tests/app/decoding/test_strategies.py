@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,6 +106,21 @@ def test_lossless(
         engine.close()
     assert said == reference(seed, numbers, max_new_tokens, eos_bias, sampling)
     assert all(EOS not in tokens and len(tokens) <= max_new_tokens for tokens in said)
+
+
+@pytest.mark.parametrize(("strategy", "placement"), SCHEDULES)
+@pytest.mark.parametrize("forbidden", [{"sources": ("history",)}, {"draft_tokens": 0}], ids=["no source", "no drafts"])
+def test_a_drafter_that_may_not_draft_is_not_even_started(
+    strategy: str, placement: str | None, forbidden: dict[str, Any]
+) -> None:
+    engine = make_engine(placement=placement, **forbidden)
+    schedule, job = make_strategy(strategy, engine), scene(1)
+    schedule.draft_ahead(job)
+    transcript, used = schedule.run(job)
+    engine.close()
+    assert list(transcript.tokens) == reference(0, [1], 24, 0.8)[0]
+    assert used is None
+    assert not [span for span in job.recorder.spans if span.lane == "drafter"]
 
 
 class ForcedGuard(Guard):
