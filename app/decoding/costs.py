@@ -154,6 +154,26 @@ class Costs:
         """The same by speculation after both prefills."""
         return self.target_start_ms + self.draft_ms(0) + self.decode_ms(later, tokens - 1, True)
 
+    @property
+    def drafts_per_pass(self) -> int:
+        """Steps of the drafter within one pass of the target: T_target / T_draft, at least 1."""
+        return max(1, min(MAX_DRAFT, round(self.target_step.ms / self.drafter_step.ms)))
+
+    def parallel_ms(self, later: Curve, tokens: float, drafts: int) -> float:
+        """The same by both models at once, in rounds like PEARL's: a pass over `drafts`, as many drafted meanwhile.
+
+        Drafts that all stand are what a round yields. If not, it yields those that did and the target's own token; what
+        was drafted beside it is lost, and the next round yields one token.
+        """
+        target_slow = max(1.0, self.overlap_target_ms / self.target_start_ms)
+        drafter_slow = max(1.0, self.overlap_step_ms / self.drafter_step.ms)
+        drafts = min(drafts, MAX_DRAFT)
+        round_ms = max(drafts * self.drafter_step.ms * drafter_slow, self.verify_ms(drafts) * target_slow)
+        lost = 1.0 - later[drafts]
+        token_ms = round_ms * (1.0 + lost) / (accepted(later, drafts) + 2.0 * lost)
+        start_ms = max(self.target_start_ms * target_slow, self.draft_ms(0) * drafter_slow)
+        return start_ms + (tokens - 1) * token_ms
+
     def hiding_ms(
         self,
         first: Curve,

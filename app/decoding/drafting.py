@@ -69,7 +69,10 @@ class Drafter:
         return self._lost
 
     def sit_out(self) -> None:
-        """No drafts for this caption: it was called off before its inputs were encoded, or the drafter failed."""
+        """No more drafts for this caption: it was called off, the drafter failed, or a probe has seen enough.
+
+        The one thing that another thread may ask of it; the step it is in is the last.
+        """
         self._lost = True
 
     @contextmanager

@@ -46,6 +46,7 @@ class Dsi(ParallelStrategy):
                     verdict = engine.verify(drafts, logits, len(accepted))
                     transcript.add(drafts, verdict, hidden=drafter.hidden(accepted))
                     drafter.count_foreseen(task.text, transcript)
+                    engine.learn(transcript)
             slots.cancel()
 
     def lookahead(self, targets: int) -> int:

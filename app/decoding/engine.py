@@ -130,7 +130,7 @@ class Engine:
         verdict = self.verify(drafts, logits, len(transcript.tokens))
         self.target.advance(verdict.accepted, (verdict.bonus,))
         transcript.add(drafts, verdict, hidden=hidden)
-        self._learn(transcript)
+        self.learn(transcript)
 
     def verify(self, drafts: Sequence[int], logits: Floats, place: int) -> Verdict:
         """The target's verdict on a chain of drafts from position `place` of the caption on; logits [1 + drafts, V]."""
@@ -156,7 +156,7 @@ class Engine:
         path, verdict = verify_tree(tree, logits, self.sampler, len(transcript.tokens))
         self.target.advance_path(path, (verdict.bonus,))
         transcript.add_tree(tree, path, verdict, proposals)
-        self._learn(transcript)
+        self.learn(transcript)
         return path
 
     @property
@@ -164,11 +164,13 @@ class Engine:
         """Pending rows of the prompt before its constant tail."""
         return max(0, len(self.target.pending) - len(self.target_prompt.tail_ids))
 
-    def _learn(self, transcript: Transcript) -> None:
-        """Let the guard know at once what became of drafts."""
+    def learn(self, transcript: Transcript) -> None:
+        """Let the guard know at once what became of drafts. Beside the target, a probe ends with the first refusal."""
         while transcript.judged:
             source, first, stood, compared = transcript.judged.pop()
             self.guard.acceptance.of(source, first=first).learn(stood, compared)
+            if self.sharing and self.guard.probing and stood < compared:
+                self.drafter.sit_out()
 
     def target_threads(self, stage: str) -> int:
         """The same for the target."""
@@ -188,7 +190,7 @@ class Engine:
 
     def finish(self, transcript: Transcript, *, drafted: bool) -> None:
         """Learn from a finished caption: the guard, and the camera's history."""
-        self._learn(transcript)
+        self.learn(transcript)
         elapsed_ms = (self.clock() - transcript.started_ns) / 1e6
         self.guard.end_caption(len(transcript.decided), elapsed_ms, drafted=drafted)
         if "history" in self.settings.sources:

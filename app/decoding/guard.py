@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from app.decoding.costs import NEVER, Costs, Curve, accepted
 from app.decoding.survival import Acceptance
 
-PROBE_EVERY = 16  # a switched-off drafter is tried again in one window of so many: under 1 % of the time
+PROBE_EVERY = 16  # a switched-off drafter is tried again in one window of so many
 PROBE_DRAFT = 4
 UNGUARDED_DRAFT = 4  # drafts a pass when the guard is off and no length pays
 MARGIN = 1.01  # drafting must promise more than the noise of a measurement
@@ -87,6 +87,11 @@ class Guard:
         """Whether speculation is worth starting the drafter for."""
         tokens = self.acceptance.tokens
         return self._pays(self.costs.speculative_ms(self.later, tokens), self.costs.autoregressive_ms(tokens))
+
+    def use_parallel(self, drafts: int) -> bool:
+        """Whether it is worth running both models at once, with so many drafts a pass."""
+        tokens = self.acceptance.tokens
+        return self._pays(self.costs.parallel_ms(self.later, tokens, drafts), self.costs.autoregressive_ms(tokens))
 
     def _pays(self, promised_ms: float, alone_ms: float) -> bool:
         """Is the promise, corrected by how such promises were kept, better than the target alone?"""

@@ -13,7 +13,6 @@ from threading import Condition
 from typing import Self
 
 from app.decoding.autoregressive import decode_alone
-from app.decoding.costs import MAX_DRAFT
 from app.decoding.engine import Engine, Job, Strategy
 from app.decoding.transcript import Transcript
 
@@ -26,7 +25,7 @@ class ParallelStrategy(Strategy):
     def run(self, job: Job) -> tuple[Transcript, str | None]:
         engine = self.engine
         transcript = engine.transcript()
-        drafted = engine.may_draft and engine.guard.use_speculation()
+        drafted = engine.may_draft and engine.guard.use_parallel(drafts_per_pass(engine))
         if drafted:
             self.decode(transcript, job)
         else:
@@ -42,9 +41,8 @@ class ParallelStrategy(Strategy):
 
 
 def drafts_per_pass(engine: Engine) -> int:
-    """Steps of the drafter within one pass of the target: T_target / T_draft, at least 1."""
-    costs = engine.guard.costs
-    return max(1, min(MAX_DRAFT, round(costs.target_step.ms / costs.drafter_step.ms)))
+    """As many as are forced, or as many as the drafter makes within one pass of the target."""
+    return engine.settings.draft_tokens or engine.guard.costs.drafts_per_pass
 
 
 class Companion(ABC):

@@ -25,7 +25,7 @@ class Pearl(ParallelStrategy):
 
     def decode(self, transcript: Transcript, job: Job) -> None:
         engine = self.engine
-        gamma = engine.settings.draft_tokens or drafts_per_pass(engine)  # γ
+        gamma = drafts_per_pass(engine)  # γ
         seq: list[int] = []  # the verified tokens, and behind them what is left of the pending block
         with DraftLoop(engine, job, length=gamma) as drafter:
             engine.begin_target(job)

@@ -33,8 +33,7 @@ class Ssd(ParallelStrategy):
 
     def decode(self, transcript: Transcript, job: Job) -> None:
         engine = self.engine
-        depth = engine.settings.draft_tokens or drafts_per_pass(engine)
-        with OutcomeCache(engine, job, min(depth, MAX_DRAFT)) as cache:
+        with OutcomeCache(engine, job, min(drafts_per_pass(engine), MAX_DRAFT)) as cache:
             engine.begin_target(job)
             engine.target_pass("prefill", (), transcript, job)
             accepted = 0

@@ -20,9 +20,11 @@ from app.decoding.strategies import make_strategy
 from app.decoding.survival import Acceptance
 from models.prompts import Prompt
 from models.runtimes.contract import Floats, Ints
+from tests.app.decoding.scripted import Script, Stage, Times
 from tests.app.decoding.toy import DRAFTER_PROMPT, EOS, TARGET_PROMPT, ToyModel, ToyVision, costs, scene
 
 VOCABULARY, LENGTH = 28, 24
+CAPTION = (5, 7, 9, 3, 8, 6, 5, 9, 7, 3, 6, 8, 9, 5, 3, 7, EOS)
 SCHEDULES = [("speculative", None), ("prefill_hiding", "lead"), ("prefill_hiding", "serial")]
 
 
@@ -168,6 +170,35 @@ def test_a_machine_on_which_drafting_costs_three_times_what_was_measured(strateg
     before, after = slowdown(strategy, placement, 0.7, told, real)
     assert before < 1.15
     assert after < 1.05
+
+
+def apart(monkeypatch: pytest.MonkeyPatch, strategy: str, script: Script, windows: int) -> NDArray[np.float64]:
+    """Virtual milliseconds of each caption of a guarded schedule, each model on a device of its own."""
+    t = script.times
+    told = {"target_encode": 0.0, "drafter_encode": 0.0, "verify_row_ms": 0.0, "fused_row_ms": 0.0}
+    told |= {"target_prefill": t.target_prefill, "drafter_prefill": t.drafter_prefill}
+    told |= {"overlap_target_ms": t.target_prefill, "overlap_step_ms": t.drafter_step}
+    stage, took = Stage(monkeypatch, script, guard=True, **told), []
+    stage.engine.clock = lambda: round(stage.clock.now * 1e6)
+    for _ in range(windows):
+        began = stage.clock.now
+        stage.caption(strategy)
+        took.append(stage.clock.now - began)
+    monkeypatch.undo()
+    return np.array(took)
+
+
+@pytest.mark.parametrize("strategy", ["pearl", "amusd", "dsi", "ssd", "swiftspec"])
+@pytest.mark.parametrize("drafter_step", [11.0, 61.0, 131.0])
+def test_both_models_at_once(strategy: str, drafter_step: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A drafter of noise costs next to nothing; one that is right and quicker than the target pays."""
+    times = Times(drafter_step=drafter_step)
+    alone = apart(monkeypatch, "autoregressive", Script(CAPTION, frozenset(), times), 1)[0]
+    noise = apart(monkeypatch, strategy, Script(CAPTION, frozenset(range(20)), times), 40) / alone
+    right = apart(monkeypatch, strategy, Script(CAPTION, frozenset(), times), 40) / alone
+    assert noise[:10].mean() < 1.15
+    assert noise[10:].mean() < 1.05
+    assert right[10:].mean() < (0.9 if drafter_step < times.target_step else 1.02)
 
 
 def test_it_pays_where_it_should() -> None:

@@ -236,18 +236,6 @@ def test_the_guard_leaves_the_drafter_alone_where_it_does_not_pay(schedule: str)
 
 
 @schedules
-def test_the_guard_learns_from_every_schedule_that_drafts_are_noise(schedule: str) -> None:
-    engine = engine_of(schedule, guard=True, drafter_seed=77, noise=5.0, vocabulary=28)
-    used = []
-    for n in range(12):
-        used.append(make_strategy(schedule.partition("-")[0], engine).run(scene(n))[1] is not None)
-        engine.guard.forget_times()  # toys take no time worth measuring: this is about acceptance alone
-    engine.close()
-    assert used[0]
-    assert not any(used[10:])
-
-
-@schedules
 def test_drafts_made_during_the_prefill_are_hidden(schedule: str) -> None:
     """The target's prefill waits until enough is drafted; a drafter that is the target is always right."""
     engine = engine_of(schedule, noise=0.0, vocabulary=28, eos_bias=-9.0, draft_tokens=3)
