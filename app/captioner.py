@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from app.decoding.sources import SOURCES
 from app.decoding.strategies import make_strategy
 from app.decoding.survival import Acceptance
 from app.decoding.transcript import Transcript
+from app.pair import check_pair
 from app.records import Caption, Token
 from app.telemetry.spans import SpanRecorder
 from app.windows import Window, drafter_events
@@ -104,7 +105,7 @@ class Captioner:
         )
         self._strategy: Strategy = make_strategy(settings.strategy, self.engine)
         self._warm_up(more_targets)
-        self._ahead: int | None = None  # index of the window whose draft was begun before it closed
+        self._ahead: tuple[str, int] | None = None  # camera and window whose draft was begun before it closed
         self.on_draft: Callable[[Window, str], None] | None = None  # told of each draft before it is verified
 
     def use(self, strategy: str, placement: str | None = None) -> None:
@@ -137,13 +138,13 @@ class Captioner:
         """Whether a partial window is of any use to this strategy."""
         return (
             self._strategy.name == "prefill_hiding"
-            and "drafter" in self.settings.sources
-            and self.settings.placement in (None, "lead")
+            and self.engine.may_draft
+            and self.engine.settings.placement in (None, "lead")
         )
 
     def draft_ahead(self, window: Window, camera: str = "") -> None:
         """Start the draft of a window that has not closed yet (placement `lead`)."""
-        self._ahead = window.index
+        self._ahead = camera, window.index
         self._strategy.draft_ahead(self._job(window, camera, SpanRecorder()))
 
     def caption(self, window: Window, camera: str = "") -> Caption:
@@ -154,7 +155,7 @@ class Captioner:
         if not window.frames:
             raise ValueError("a window without frames has no verified caption")
         started = time.monotonic_ns()
-        if self._ahead != window.index:
+        if self._ahead != (camera, window.index):
             self._strategy.abandon()
         self._ahead = None
         recorder = SpanRecorder()
@@ -287,24 +288,3 @@ def measure_costs(
     prompts = drafter.prompt(settings.question), target.prompt(settings.question)
     costs = calibrate(drafter, target, prompts, (pixels[0], frames), cores, settings.threads)
     return replace(costs, drafter_preprocess_ms=preprocess_ms)
-
-
-def check_pair(drafter: VisionLanguageModel, target: VisionLanguageModel) -> None:
-    """Refuse two models that do not share their ids: a draft would be noise. Raises ModelError."""
-    if drafter.eos_id != target.eos_id:
-        raise ModelError(
-            f"{drafter.name} ends a text with id {drafter.eos_id}, {target.name} with {target.eos_id}: "
-            "the two do not share a vocabulary"
-        )
-    for token in _sample_ids(min(drafter.vocabulary, target.vocabulary)):
-        pieces = drafter.tokenizer.raw_piece(token), target.tokenizer.raw_piece(token)
-        if pieces[0] != pieces[1]:
-            raise ModelError(
-                f"id {token} is {pieces[0]!r} for {drafter.name} and {pieces[1]!r} for {target.name}: "
-                "the two do not share a vocabulary"
-            )
-
-
-def _sample_ids(count: int) -> Iterator[int]:
-    """Every id of a small vocabulary, some four thousand of a large one."""
-    return iter(range(0, count, max(1, count // 4096)))

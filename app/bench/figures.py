@@ -10,8 +10,9 @@ import numpy as np
 
 from app.bench.lanes import TIE, Lane
 from app.decoding.costs import Costs
+from app.decoding.guard import MARGIN
 from app.simulation.inputs import CaptionCase, StepTimes
-from app.simulation.predict import MARGIN, times_to_caption
+from app.simulation.predict import times_to_caption
 
 LEARNING = 10  # windows in which the guard may still be finding out
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from app.decoding.guard import MARGIN
 from app.simulation.clock import Process
 from app.simulation.inputs import CaptionCase, StepTimes, agreement
 from app.simulation.parallel import amusd, dsi, pearl, ssd, swiftspec
@@ -16,7 +17,6 @@ SCHEDULES: dict[str, Callable[[Run], Process]] = {
     schedule.__name__: schedule
     for schedule in (autoregressive, speculative, prefill_hiding, pearl, amusd, dsi, ssd, swiftspec)
 }
-MARGIN = 1.02  # what the guard wants a strategy to promise over the target alone
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from app.decoding.costs import expected_accepted
+from app.decoding.costs import MAX_DRAFT, MAX_PAID, expected_accepted
 from app.simulation.clock import Clock, Pass, Process, Signal
 from app.simulation.inputs import CaptionCase, StepTimes
-
-MAX_DRAFT = 16
 
 
 class Run:
@@ -90,12 +88,12 @@ class Run:
 
     @property
     def best_gamma(self) -> int:
-        return min(range(MAX_DRAFT + 1), key=self.token_ms)
+        return min(range(MAX_PAID + 1), key=self.token_ms)
 
     def worth(self, cost_ms: float) -> int:
         """Drafts that are worth `cost_ms` each: αⁿ · step > cost."""
         count = 0
-        while count < 64 and self.alpha ** (count + 1) * self.times.target_step_ms > cost_ms:
+        while count < MAX_DRAFT and self.alpha ** (count + 1) * self.times.target_step_ms > cost_ms:
             count += 1
         return min(count, self.length)
 

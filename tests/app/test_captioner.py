@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.captioner import Captioner, CaptionerSettings, check_pair, measure_costs
+from app.captioner import Captioner, CaptionerSettings, measure_costs
 from app.decoding import plan_cache
 from app.decoding.costs import Costs
 from app.decoding.sampling import Sampling
+from app.pair import check_pair
 from app.windows import Window
 from models.bundle import ModelError, VisionLanguageModel
 
@@ -146,10 +147,23 @@ def test_a_draft_ahead_of_another_window_is_not_used(
     try:
         captioner.draft_ahead(tiny_window(7))
         caption = captioner.caption(tiny_window(2))
+        captioner.draft_ahead(tiny_window(2), camera="front")
+        of_another_camera = captioner.caption(tiny_window(2), camera="rear")
     finally:
         captioner.close()
-    assert caption.token_ids == alone[2]
+    assert caption.token_ids == of_another_camera.token_ids == alone[2]
     assert caption.stats.placement != "lead"
+    assert of_another_camera.stats.placement != "lead"
+
+
+def test_a_schedule_put_in_place_of_another_drafts_ahead_where_it_is_told_to(tiny_pair: Pair, costs: Costs) -> None:
+    captioner = Captioner(*tiny_pair, SETTINGS, costs=costs)
+    assert captioner.drafts_ahead
+    captioner.use("prefill_hiding", "serial")
+    assert not captioner.drafts_ahead
+    captioner.use("prefill_hiding", "lead")
+    assert captioner.drafts_ahead
+    captioner.close()
 
 
 def test_overlap_shows_both_models_at_work_at_once(

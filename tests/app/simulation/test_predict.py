@@ -11,6 +11,8 @@ from app.decoding.costs import expected_accepted
 from app.simulation.inputs import CaptionCase, SimulationError, StepTimes, agreement, sample_cases
 from app.simulation.parallel import best_part
 from app.simulation.predict import SCHEDULES, predict, times_to_caption
+from app.simulation.schedules import Run
+from tests.app.decoding.toy import costs
 
 TIMES = StepTimes(
     host_ms=1.0,
@@ -169,3 +171,10 @@ def test_missing_step_times_are_named() -> None:
         StepTimes.given({"host_ms": 1.0}, "f.json")
     with pytest.raises(SimulationError, match="not a JSON object"):
         StepTimes.given([1.0], "f.json")
+
+
+def test_what_the_schedules_draft_a_pass_is_what_the_engine_drafts() -> None:
+    """However quick the drafter is: the simulated clock and the engine have the same bounds."""
+    for step in (0.01, 0.04, 0.3, 2.0):
+        told = costs(drafter_step=step)
+        assert Run(StepTimes.measured(told, 0.0), CaptionCase((0,)), 0.8).drafts_per_pass == told.drafts_per_pass
