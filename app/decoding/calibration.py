@@ -176,6 +176,7 @@ def _overlap(d: _Probe, t: _Probe, shared: tuple[int, int]) -> tuple[float, floa
         t.prefill(shared[0])
 
     alone = median_ms(start, 5)
+    d.verify(shared[1])  # the session is loaded, or fails, here and not beside the target
     stop, steps = threading.Event(), []
 
     def run() -> None:

@@ -37,6 +37,7 @@ def longer_run(one: Curve, other: Curve) -> float:
 
 
 NEVER: Curve = iid(0.0)  # of a source that does not exist
+CERTAIN: Curve = iid(1.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from app.decoding.costs import MAX_DRAFT, Curve
+from app.decoding.costs import CERTAIN, MAX_DRAFT, Curve
 from app.decoding.engine import Engine, Job
 from app.decoding.sources import HISTORY, Proposal, merge
 from app.decoding.speculative import fresh_drafts
@@ -50,15 +50,20 @@ def merged(
     price: Callable[[int], float],
     branching_ms: float,
 ) -> TokenTree:
-    """One tree of all proposals, with as many nodes as are worth their rows where the guard may say so."""
+    """One tree of all proposals, with as many nodes as are worth their rows where the guard may say so.
+
+    A probe, short as it is, takes the drafter at its word.
+    """
     guard, first = engine.guard, not transcript.tokens
 
     def curve(source: str) -> Curve:
+        if guard.probing and source == "drafter":
+            return CERTAIN
         return guard.acceptance.of(source, first=first).curve
 
     limit = engine.row_limit(MAX_DRAFT)
     cut = [Proposal(source, tokens[: transcript.room], hidden) for source, tokens, hidden in proposals]
-    forced = not guard.enabled or guard.probing or engine.settings.draft_tokens is not None
+    forced = not guard.enabled or engine.settings.draft_tokens is not None
     branching = branching_ms / guard.costs.target_step.ms
     return merge(cut, curve, (lambda drafts: -1.0) if forced else price, limit, branching)
 

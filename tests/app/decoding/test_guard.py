@@ -6,7 +6,8 @@ import pytest
 
 from app.decoding.costs import MAX_DRAFT, NEVER, accepted, expected_accepted, iid
 from app.decoding.guard import PROBE_EVERY, Guard, Reality
-from app.decoding.sources import SOURCES
+from app.decoding.rounds import merged
+from app.decoding.sources import SOURCES, Proposal
 from app.decoding.strategies import STRATEGIES, make_strategy
 from app.decoding.survival import Acceptance
 from tests.app.decoding.toy import costs, make_engine, scene
@@ -74,6 +75,20 @@ def test_both_models_at_once_do_not_pay_where_they_hold_each_other_up_and_taking
     crowded = Guard(costs(overlap_target_ms=80.0, overlap_step_ms=0.3), Acceptance(alpha=0.8))
     assert crowded.use_speculation()
     assert not crowded.use_parallel(crowded.costs.drafts_per_pass)
+
+
+def test_a_probe_is_short_and_does_not_make_the_history_try_what_has_not_stood() -> None:
+    engine = make_engine(guard=True)
+    history = engine.guard.acceptance.of("history", first=True)
+    drafter = engine.guard.acceptance.of("drafter", first=True)
+    for _ in range(30):
+        history.learn(0, 1)
+        drafter.learn(0, 1)
+    engine.guard.probing = True
+    proposals = [Proposal("drafter", [5, 6, 7, 8]), Proposal("history", [9] * 20)]
+    tree = merged(engine, proposals, engine.transcript(), lambda _: 0.3, 0.0)
+    engine.close()
+    assert tree.tokens == [5, 6, 7, 8]
 
 
 def run(engine, strategy: str, windows: int, scenes: int = 10_000) -> list[bool]:  # type: ignore[no-untyped-def]
