@@ -51,8 +51,8 @@ class Guard:
 
     @property
     def alpha(self) -> float:
-        """The drafter's share of compared drafts that stood."""
-        return min(self.acceptance.of("drafter", first=True).alpha, 0.999)
+        """The drafter's share of compared drafts that stood, in the decode phase."""
+        return min(self.acceptance.of("drafter", first=False).alpha, 0.999)
 
     @property
     def first(self) -> Curve:

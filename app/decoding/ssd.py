@@ -142,7 +142,7 @@ class OutcomeCache(TreeDrafting):
 def fan_out(alpha: float, drafts: int, budget: int) -> list[int]:
     """F_k for k = 0 … drafts accepted, `budget` in all: F_k ∝ α^(k / (1 + r)), the last times (1 − α)^(−1 / (1 + r)).
 
-    There P(k accepted) times the gain of one more guess is the same for every k.
+    That makes the expected miss, Σ P(k accepted) · F_k^−r, the smallest: one more guess gains the same at every k.
     """
     share = 1.0 / (1.0 + MISS_EXPONENT)
     weights = [alpha ** (accepted * share) for accepted in range(drafts + 1)]

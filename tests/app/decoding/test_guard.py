@@ -77,6 +77,15 @@ def test_both_models_at_once_do_not_pay_where_they_hold_each_other_up_and_taking
     assert not crowded.use_parallel(crowded.costs.drafts_per_pass)
 
 
+def test_ssd_learns_the_acceptance_that_its_fan_out_follows() -> None:
+    engine = make_engine(drafter_seed=77, noise=0.0, eos_bias=-9.0, draft_tokens=3)
+    before = engine.guard.alpha
+    make_strategy("ssd", engine).run(scene(1))
+    engine.close()
+    assert before == 0.8
+    assert engine.guard.alpha < 0.6
+
+
 def test_a_probe_is_short_and_does_not_make_the_history_try_what_has_not_stood() -> None:
     engine = make_engine(guard=True)
     history = engine.guard.acceptance.of("history", first=True)
