@@ -115,9 +115,11 @@ class VerifySlots:
     def __exit__(self, *_: object) -> None:
         self.cancel()
         if self._pool:
-            for future in self._futures:
-                future.result(PATIENCE_S)
-            self._pool.shutdown()
+            try:
+                for future in self._futures:
+                    future.result(PATIENCE_S)
+            finally:
+                self._pool.shutdown(wait=False)
 
     def cancel(self) -> None:
         """Call off whatever is in flight."""
@@ -177,7 +179,7 @@ class VerifySlots:
             slot.sequence.begin(engine.target_prompt, visual)
             with recorder.span("prefill", slot.lane, tokens=len(slot.sequence.pending)):
                 slot.sequence.feed(len(slot.sequence.pending), engine.target_threads("prefill"))
-        except Exception as error:
+        except BaseException as error:  # as in `Task.run`: the pool's threads must end whatever happens
             log.warning("target_session_failed", session=slot.lane, error=f"{type(error).__name__}: {error}")
             return
         with self._changed:
