@@ -29,12 +29,21 @@ class Events:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One RGB image: uint8 [H, W, 3], its sensor time, and when it reached this process (monotonic ns)."""
+    """One RGB image: uint8 [H, W, 3], its sensor time, and when it reached this process (monotonic ns).
+
+    `t_us` is the start of its exposure where `exposure_us` is known, else whatever instant the camera names.
+    """
 
     t_us: int
     image: NDArray[np.uint8]
     arrived_ns: int = 0
     grey: bool = False  # the sensor gave one channel; it was repeated three times
+    exposure_us: int = 0  # how long it gathered light; 0: unknown
+
+    @property
+    def middle_us(self) -> int:
+        """The instant it shows: the middle of its exposure."""
+        return self.t_us + self.exposure_us // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +57,7 @@ class SourceInfo:
     live: bool
     start_us: int | None = None  # recordings: first and one past the last sensor time
     end_us: int | None = None
+    one_clock: bool = True  # False: the frames come from a second device, in order, each with its own clock's time
 
 
 Item = Events | Frame
