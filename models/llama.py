@@ -267,19 +267,14 @@ class LlamaDecoder(nn.Module):
         """As `forward`, each row seeing the cache rows that mask [T, S_max] (bool) allows: for token trees."""
         return self._step(embeddings, positions, write, rows, caches, lambda q, k, v: masked_attention(q, k, v, mask))
 
-    def hidden(self, embeddings: Tensor, positions: Tensor | None = None, last: int | None = None) -> Tensor:
-        """Whole sequences without a cache, for training: embeddings [B, T, D] to normed hidden states [B, last, D].
-
-        positions [T] default to 0, 1, …; the last layer computes only the `last` rows that are asked for (default all).
-        """
+    def hidden(self, embeddings: Tensor) -> Tensor:
+        """Whole sequences without a cache, as a reference: embeddings [B, T, D] to normed hidden states [B, T, D]."""
         length = embeddings.shape[1]
-        cos, sin = self.angles(
-            torch.arange(length, device=embeddings.device) if positions is None else positions, embeddings.dtype
-        )
+        cos, sin = self.angles(torch.arange(length, device=embeddings.device), embeddings.dtype)
         x = embeddings
-        for layer in self.layers[:-1]:
+        for layer in self.layers:
             x = layer.whole(x, cos, sin, length)
-        return cast(Tensor, self.model.norm(self.layers[-1].whole(x, cos, sin, last or length)))
+        return cast(Tensor, self.model.norm(x))
 
     @property
     def layers(self) -> list[Layer]:

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from models.demo.data import EVENT_FRAMES, LEFT, RIGHT, Street, caption_of, mirrored, pixels_of
-from models.demo.sight import SightHeads
-from models.demo.speech import caption_logits, caption_loss, encoded, padded, prefix
+from models.demo.midway import MidwayHeads
+from models.demo.sight import SightHeads, owners
+from models.demo.speech import caption_loss, caption_pass, encoded, padded, prefix
 from models.eventgpt import EventGPT
 from models.llama import LlamaDecoder
 from models.prompts import Prompt
@@ -23,9 +25,11 @@ from models.video_llava import FRAMES, VideoLlava
 
 Loss = Callable[[np.random.Generator], Tensor]  # a stage's loss, on a batch drawn from the generator
 
-SIGHT_WEIGHT = 0.5  # of the heads' loss beside the caption's
-SKETCH_FRAMES = 4  # the last ones of a window, on which its truth rests
-SKETCH_PATCHES = 8
+SIGHT_WEIGHT, MIDWAY_WEIGHT = 0.5, 0.5  # of the heads' losses beside the caption's
+SKETCH = slice(1, FRAMES, 2)  # frames of a window that show its motion as well as all eight
+SKETCH_FRAMES = 4
+SKETCH_PATCHES = 10
+SHIFT = 6  # pixels by which a window is moved, any way
 
 
 @dataclass(frozen=True)
@@ -47,33 +51,49 @@ class Batch:
         return torch.from_numpy(self.truth).to(self.images.device)
 
 
-def draw(street: Street, rng: np.random.Generator, size: int, last: int, mirror: bool) -> Batch:
-    """Random windows with the `last` images of each; with `mirror`, half of them as their mirror images."""
+def draw(street: Street, rng: np.random.Generator, size: int, part: slice, vary: bool) -> Batch:
+    """Random windows with the `part` of the images of each; with `vary` moved a little, half of them mirrored."""
     drawn = rng.integers(len(street), size=size)
-    wanted = (rng.random(size) < 0.5) & mirror
+    wanted = (rng.random(size) < 0.5) & vary
     truth, flipped = street.truth[drawn].copy(), np.zeros(size, np.bool_)
     for i in np.flatnonzero(wanted):
         if (other := mirrored(truth[i])) is not None:
             truth[i], flipped[i] = other, True
-    squares, seen = street.images[drawn, -last:], street.seen[drawn, -last:].copy()
+    squares, seen = street.images[drawn, part], street.seen[drawn, part].copy()
     squares = np.where(flipped[:, None, None, None, None], squares[..., ::-1, :], squares)
     turned = flipped[:, None, None] & (seen[..., 0] >= 0)
     seen[..., 3] = np.where(turned, 1 - seen[..., 3], seen[..., 3])
     facing = seen[..., 2]
     other_way = np.where(facing == LEFT, RIGHT, np.where(facing == RIGHT, LEFT, facing))
     seen[..., 2] = np.where(turned, other_way, facing)
+    if vary:
+        squares = _moved(squares, seen, rng.integers(-SHIFT, SHIFT + 1, (size, 2)))
     pixels = pixels_of(squares.reshape(-1, *squares.shape[2:])).reshape(size, -1, 3, *squares.shape[2:4])
     return Batch(torch.from_numpy(pixels), torch.from_numpy(seen), truth, drawn)
 
 
+def _moved(squares: NDArray[np.uint8], seen: NDArray[np.float32], by: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """All images of a window moved alike `by` [B, 2] pixels right and down, its edge repeated; `seen` is told."""
+    side = squares.shape[2]
+    wide = np.pad(squares, ((0, 0), (0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), mode="edge")
+    starts = SHIFT - by
+    moved = [window[:, y : y + side, x : x + side] for window, (x, y) in zip(wide, starts.tolist(), strict=True)]
+    there = (seen[..., 0] >= 0)[..., None]
+    seen[..., 3:5] += np.where(there, (by / side)[:, None, None].astype(np.float32), 0)
+    return np.stack(moved)
+
+
 @dataclass(frozen=True)
 class View:
-    """A batch as a network sees it: what the heads read (patches [B, t, grid², C], features [B, t, D]), the visual
-    embeddings [B, n, D], and which visual rows those are (None: all)."""
+    """A batch as a network sees it: what the heads read (patches [B, t, grid², C], features [B, t, D]) and `seen` of
+    those images; the visual embeddings [B, n, D], of which the last are patches at `places` [B, m, 2] (x, y), and which
+    visual rows of the prompt they are (None: all)."""
 
     patches: Tensor
     features: Tensor
+    seen: Tensor
     visual: Tensor
+    places: Tensor
     kept: Tensor | None = None
 
 
@@ -82,9 +102,10 @@ class Student(Protocol):
 
     decoder: LlamaDecoder
     heads: SightHeads
+    midway: MidwayHeads
     prompt: Prompt
 
-    def draw(self, rng: np.random.Generator, size: int, whole: bool, mirror: bool = True) -> Batch: ...
+    def draw(self, rng: np.random.Generator, size: int, whole: bool, vary: bool = True) -> Batch: ...
 
     def look(self, batch: Batch, whole: bool, rng: np.random.Generator) -> View: ...
 
@@ -98,25 +119,37 @@ class TargetStudent:
         self.tokens = self.tower.config.tokens
         width = self.tower.config.hidden_size
         self.heads = SightHeads(width, width, SKETCH_FRAMES, isqrt(self.tokens), colour=True)
+        self.midway = MidwayHeads(model.decoder.config.hidden_size, colour=True)
         self.street, self.prompt = street, prompt
 
-    def draw(self, rng: np.random.Generator, size: int, whole: bool, mirror: bool = True) -> Batch:
-        return draw(self.street, rng, size, FRAMES if whole else SKETCH_FRAMES, mirror)
+    def draw(self, rng: np.random.Generator, size: int, whole: bool, vary: bool = True) -> Batch:
+        return draw(self.street, rng, size, slice(None) if whole else SKETCH, vary)
 
     def look(self, batch: Batch, whole: bool, rng: np.random.Generator) -> View:
-        """A sketch keeps the last frames, and of each the class token and some patches, at their true positions."""
+        """A sketch keeps every other frame, and of each the class token and the patches that count, where they were."""
         size, frames = batch.images.shape[:2]
         states = self.tower(batch.images.flatten(0, 1), self.tower.config.num_hidden_layers - 1)[-1]
-        each = states.reshape(size, frames, *states.shape[1:])[:, -SKETCH_FRAMES:]
-        kept = None
-        if not whole:
-            patches = 1 + np.sort(rng.permutation(self.tokens - 1)[:SKETCH_PATCHES])
-            chosen = torch.from_numpy(np.concatenate([[0], patches]))
-            states = states[:, chosen]
-            first = torch.arange(FRAMES - frames, FRAMES) * self.tokens
-            kept = (first[:, None] + chosen[None]).flatten()
-        visual = self.vision.multi_modal_projector(states)
-        return View(each[:, :, 1:], each[:, :, 0], visual.reshape(size, -1, visual.shape[-1]), kept)
+        each = states.reshape(size, frames, *states.shape[1:])
+        places = self.heads.places.expand(size, -1, -1)
+        if whole:
+            seen, shown, kept = batch.seen[:, SKETCH], each[:, SKETCH], None
+        else:
+            seen, shown = batch.seen, each
+            chosen = _patches_that_count(self.heads.places, seen, rng)  # [B, t, k]
+            places = places.gather(1, chosen[:, -1, :, None].expand(-1, -1, 2))
+            chosen = functional.pad(1 + chosen, (1, 0))  # the class token comes first
+            each = each.gather(2, chosen[..., None].expand(-1, -1, -1, each.shape[-1]))
+            first = torch.arange(FRAMES, device=chosen.device)[SKETCH] * self.tokens
+            kept = (first[:, None] + chosen).flatten(1)
+        visual = self.vision.multi_modal_projector(each.flatten(1, 2))
+        return View(shown[:, :, 1:], shown[:, :, 0], seen, visual, places, kept)
+
+
+def _patches_that_count(places: Tensor, seen: Tensor, rng: np.random.Generator) -> Tensor:
+    """Patches [B, t, k] of each image: those that show an object, then others, as drawn; in their own order."""
+    covered = owners(places, seen.flatten(0, 1))[0].reshape(*seen.shape[:2], -1)
+    order = torch.from_numpy(rng.random(covered.shape, np.float32)).to(seen.device) + covered
+    return order.topk(SKETCH_PATCHES).indices.sort().values
 
 
 class DrafterStudent:
@@ -127,16 +160,18 @@ class DrafterStudent:
         self.tower = model.vision.visual_tower
         width = model.decoder.config.hidden_size
         self.heads = SightHeads(width, width, EVENT_FRAMES, isqrt(self.tower.config.tokens), colour=False)
+        self.midway = MidwayHeads(width, colour=False)
         self.street, self.prompt = street, prompt
 
-    def draw(self, rng: np.random.Generator, size: int, whole: bool, mirror: bool = True) -> Batch:
-        return draw(self.street, rng, size, EVENT_FRAMES, mirror)
+    def draw(self, rng: np.random.Generator, size: int, whole: bool, vary: bool = True) -> Batch:
+        return draw(self.street, rng, size, slice(None), vary)
 
     def look(self, batch: Batch, whole: bool, rng: np.random.Generator) -> View:
         features = self.vision.features(batch.images.flatten(0, 1))
         features = features.reshape(*batch.images.shape[:2], *features.shape[1:])
+        places = self.heads.places.expand(len(features), -1, -1)
         # The temporal tokens are means over positions, so that is what the heads read and what learns to tell places.
-        return View(features[:, :, 1:], features.mean(2), self.vision.pool(features))
+        return View(features[:, :, 1:], features.mean(2), batch.seen, self.vision.pool(features), places)
 
 
 def device_of(student: Student) -> torch.device:
@@ -148,7 +183,7 @@ def sight_loss(student: Student, rng: np.random.Generator, size: int) -> Tensor:
     """Tower warm-up: what, where, and how it moves."""
     batch = student.draw(rng, size, whole=False).at(device_of(student))
     view = student.look(batch, False, rng)
-    return student.heads.loss(view.patches, view.features, batch.seen, batch.labels)
+    return student.heads.loss(view.patches, view.features, view.seen, batch.labels)
 
 
 def text_loss(student: Student, street: Street, tokenizer: Tokenizer, rng: np.random.Generator, size: int) -> Tensor:
@@ -158,7 +193,7 @@ def text_loss(student: Student, street: Street, tokenizer: Tokenizer, rng: np.ra
     inputs, labels = (part.to(device) for part in padded(texts, tokenizer.eos_id))
     tail = student.decoder.embed(torch.tensor(student.prompt.tail_ids, device=device)).expand(size, -1, -1)
     positions = torch.arange(len(student.prompt) - tail.shape[1], len(student.prompt), device=device)
-    return caption_loss(caption_logits(student.decoder, tail, positions, inputs), labels)
+    return caption_loss(caption_pass(student.decoder, tail, positions[None], inputs)[0], labels)
 
 
 def speech_loss(
@@ -170,7 +205,7 @@ def speech_loss(
     said: Sequence[Sequence[int]] | None = None,
 ) -> Tensor:
     """Captions from what is seen: the true ones, or those that were `said` of each window (token ids, [W])."""
-    batch = student.draw(rng, size, whole, mirror=said is None).at(device_of(student))
+    batch = student.draw(rng, size, whole, vary=said is None).at(device_of(student))
     view = student.look(batch, whole, rng)
     if said is None:
         texts: list[Sequence[int]] = [encoded(tokenizer, caption_of(row)) for row in batch.truth]
@@ -178,7 +213,9 @@ def speech_loss(
         texts = [said[i] for i in batch.drawn.tolist()]
     inputs, labels = (part.to(batch.images.device) for part in padded(texts, tokenizer.eos_id))
     before, positions = prefix(student.decoder, student.prompt, view.visual, view.kept)
-    loss = caption_loss(caption_logits(student.decoder, before, positions, inputs), labels)
-    seen = batch.seen[:, -view.features.shape[1] :]
-    sight = student.heads.loss(view.patches, view.features, seen, batch.labels)
-    return loss + SIGHT_WEIGHT * sight
+    logits, midway = caption_pass(student.decoder, before, positions, inputs)
+    end = len(student.prompt.head_ids) + view.visual.shape[1]
+    patches = midway[:, end - view.places.shape[1] : end]
+    thought = student.midway.loss(patches, view.places, midway[:, -1], view.seen[:, -1], batch.labels)
+    sight = student.heads.loss(view.patches, view.features, view.seen, batch.labels)
+    return caption_loss(logits, labels) + SIGHT_WEIGHT * sight + MIDWAY_WEIGHT * thought

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.demo.data import Street, pixels_of, scene_truth
-from models.demo.speech import IGNORED, caption_logits, greedy, padded, prefix
+from models.demo.speech import IGNORED, caption_pass, greedy, padded, prefix
 from models.demo.world.scoring import Score
 from models.eventgpt import EventGPT
 from models.llama import LlamaDecoder
@@ -91,7 +91,7 @@ def agreement(
         inputs, labels = padded(texts, tokenizer.eos_id)
         before = drafter_prefix(drafter, prompt, street, windows[part])
         places = torch.arange(before.shape[1], device=before.device)
-        logits = caption_logits(drafter.decoder, before, places, inputs.to(before.device))
+        logits = caption_pass(drafter.decoder, before, places[None], inputs.to(before.device))[0]
         proposed = logits.argmax(-1).cpu().numpy()
         wanted = labels.numpy()
         for i, among in enumerate((wanted != IGNORED, (wanted != IGNORED) & tokenizer.content[wanted])):

@@ -20,7 +20,9 @@ PATCH_SIZES = (1 + len(KINDS), *NAMED[1:], PLACED)  # kind 0: nothing
 WINDOW_SIZES = (len(KINDS), len(COLOURS), 2, len(DIRECTIONS) + 1, len(SPEEDS))  # as in a row of Street.truth
 
 POSITION_WEIGHT = 10.0
+MOTION_WEIGHT = 20.0
 PATCH_WEIGHT = 2.0
+EXACT = 0.02  # widths of the square: an error below it counts by its square, one above it by its size
 
 
 class SightHeads(nn.Module):
@@ -46,15 +48,7 @@ class SightHeads(nn.Module):
 
     def _patch_loss(self, patches: Tensor, seen: Tensor) -> Tensor:
         """Each patch names what covers its middle, the nearest first, and points to that object's centre."""
-        x, y = self.places[:, 0], self.places[:, 1]
-        slots = seen[:, :, None]  # [N, 2, 1, 8]
-        inside = (
-            ((x - slots[..., 3]).abs() <= slots[..., 5] / 2)
-            & ((y - slots[..., 4]).abs() <= slots[..., 6] / 2)
-            & (slots[..., 0] >= 0)
-        )  # [N, 2, grid²]
-        covered = inside.any(1)
-        owner = inside.float().argmax(1)  # the first slot that covers it
+        covered, owner = owners(self.places, seen)  # [N, grid²]
         told = seen.gather(1, owner[..., None].expand(-1, -1, seen.shape[-1]))  # [N, grid², 8]
         kind, colour, facing, position = self.patch(patches).split(PATCH_SIZES, -1)
         wanted = torch.where(covered, told[..., 0] + 1, 0.0).long()
@@ -63,7 +57,7 @@ class SightHeads(nn.Module):
         loss = loss + 0.5 * self.colour * functional.cross_entropy(colour[covered], told[..., 1][covered].long())
         places = told[..., 3:].clone()
         places[..., :2] -= self.places
-        return loss + 0.5 * POSITION_WEIGHT * functional.smooth_l1_loss(position[covered], places[covered], beta=0.1)
+        return loss + 0.5 * POSITION_WEIGHT * functional.smooth_l1_loss(position[covered], places[covered], beta=EXACT)
 
     def _image_loss(self, features: Tensor, seen: Tensor) -> Tensor:
         said = self.image(features).unflatten(-1, (SLOTS, -1))  # [B, t, 2, …]
@@ -72,7 +66,8 @@ class SightHeads(nn.Module):
         loss = functional.binary_cross_entropy_with_logits(presence[..., 0], there.float())
         for weight, logits, i in ((1.0, kind, 0), (self.colour, colour, 1), (1.0, facing, 2)):
             loss = loss + weight * functional.cross_entropy(logits[there], seen[..., i][there].long())
-        return loss + POSITION_WEIGHT * functional.smooth_l1_loss(position[there], seen[..., 3:][there], beta=0.1)
+        loss = loss + POSITION_WEIGHT * functional.smooth_l1_loss(position[there], seen[..., 3:][there], beta=EXACT)
+        return loss + MOTION_WEIGHT * _motion_loss(position, seen)
 
     def _window_loss(self, features: Tensor, truth: Tensor) -> Tensor:
         said = self.window(features.flatten(1)).unflatten(-1, (SLOTS, -1))  # [B, 2, …]
@@ -83,3 +78,25 @@ class SightHeads(nn.Module):
             for i, (weight, logits) in enumerate(zip(weights, said.split(WINDOW_SIZES, -1), strict=True))
         ]
         return torch.stack(losses).sum() / 2
+
+
+def owners(places: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether an object of `seen` [N, 2, 8] covers each place (x, y), and which, the nearest first: [N, n].
+
+    places: [n, 2], or [N, n, 2].
+    """
+    x, y = (places[..., i] if places.ndim == 2 else places[:, None, :, i] for i in (0, 1))
+    slots = seen[:, :, None]  # [N, 2, 1, 8]
+    inside = (
+        ((x - slots[..., 3]).abs() <= slots[..., 5] / 2)
+        & ((y - slots[..., 4]).abs() <= slots[..., 6] / 2)
+        & (slots[..., 0] >= 0)
+    )  # [N, 2, n]
+    return inside.any(1), inside.float().argmax(1)  # the first slot that covers it
+
+
+def _motion_loss(position: Tensor, seen: Tensor) -> Tensor:
+    """How far an object moved and grew between any two images: an error that both share does no harm."""
+    same = (seen[:, :, None, :, 0] >= 0) & (seen[:, :, None, :, :2] == seen[:, None, :, :, :2]).all(-1)  # [B, t, t, 2]
+    said, true = (each[:, :, None] - each[:, None] for each in (position, seen[..., 3:]))
+    return functional.smooth_l1_loss(said[same], true[same], beta=EXACT)

@@ -31,9 +31,9 @@ def padded(texts: Sequence[Sequence[int]], eos: int) -> tuple[Tensor, Tensor]:
 
 
 def prefix(decoder: LlamaDecoder, prompt: Prompt, visual: Tensor, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Visual embeddings [B, n, D] inside their prompt: embeddings [B, P, D] and their positions [P].
+    """Visual embeddings [B, n, D] inside their prompt: embeddings [B, P, D] and their positions [1 or B, P].
 
-    `kept` [n] are the places, among the prompt's visual rows, of the ones that are there (default: all of them).
+    `kept` [B, n] are the places, among the prompt's visual rows, of the ones that are there (default: all of them).
     """
     batch, device = visual.shape[0], visual.device
     head, tail = (
@@ -41,18 +41,30 @@ def prefix(decoder: LlamaDecoder, prompt: Prompt, visual: Tensor, kept: Tensor |
         for ids in (prompt.head_ids, prompt.tail_ids)
     )
     first, last = len(prompt.head_ids), len(prompt.head_ids) + prompt.num_visual
-    places = torch.arange(prompt.num_visual) if kept is None else kept
-    positions = torch.cat([torch.arange(first), first + places.cpu(), torch.arange(last, len(prompt))])
-    return torch.cat([head, visual, tail], 1), positions.to(device)
+    places = torch.arange(prompt.num_visual, device=device)[None] if kept is None else kept
+    before, after = (
+        torch.arange(*ends, device=device).expand(len(places), -1) for ends in ((first,), (last, len(prompt)))
+    )
+    return torch.cat([head, visual, tail], 1), torch.cat([before, first + places, after], 1)
 
 
-def caption_logits(decoder: LlamaDecoder, before: Tensor, positions: Tensor, inputs: Tensor) -> Tensor:
-    """Logits [B, L + 1, V] for each token of a caption: after the prefix [B, P, D], then after each input [B, L]."""
-    length = inputs.shape[1]
-    places = torch.cat([positions, positions[-1] + 1 + torch.arange(length, device=positions.device)])
-    hidden = decoder.hidden(torch.cat([before, decoder.embed(inputs)], 1), places, length + 1)
-    logits: Tensor = decoder.lm_head(hidden)
-    return logits
+def caption_pass(decoder: LlamaDecoder, before: Tensor, positions: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """A prefix [B, P, D] at positions [1 or B, P] and the caption's inputs [B, L], in one causal pass.
+
+    Returns the logits [B, L + 1, V] for each token of the caption, and the prefix's rows after half of the layers.
+    """
+    length, layers = inputs.shape[1], decoder.layers
+    following = positions[:, -1:] + 1 + torch.arange(length, device=positions.device)
+    places = torch.cat([positions, following], 1)
+    x = torch.cat([before, decoder.embed(inputs)], 1)
+    cos, sin = (part.reshape(*places.shape, -1) for part in decoder.angles(places.flatten(), x.dtype))
+    for layer in layers[: len(layers) // 2]:
+        x = layer.whole(x, cos, sin, x.shape[1])
+    midway = x[:, : before.shape[1]]
+    for layer in layers[len(layers) // 2 : -1]:
+        x = layer.whole(x, cos, sin, x.shape[1])
+    logits: Tensor = decoder.lm_head(decoder.model.norm(layers[-1].whole(x, cos, sin, length + 1)))
+    return logits, midway
 
 
 def caption_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -93,7 +93,9 @@ class Workshop:
                 last[0] = time.monotonic()
                 self.say(f"{name} {step}/{stage.steps} loss {smoothed:.3f} ({last[0] - started:.0f} s)")
 
-        modules = [module.to(self.device) for module in (student.vision, student.decoder, student.heads)]
+        modules = [
+            module.to(self.device) for module in (student.vision, student.decoder, student.heads, student.midway)
+        ]
         run_stage(name, stage, modules, student.tower, loss, self.work, report)
         self.progress.remove_task(task)
 

@@ -10,10 +10,20 @@ torch.set_num_threads(1)  # tests share their cores; spinning threads would figh
 
 from models.demo import quality, stages  # noqa: E402
 from models.demo.data import _squares, caption_of, load, mirrored, pixels_of, prepare, scene_truth  # noqa: E402
-from models.demo.lessons import DrafterStudent, TargetStudent, draw, sight_loss, speech_loss  # noqa: E402
+from models.demo.lessons import (  # noqa: E402
+    SHIFT,
+    SKETCH_PATCHES,
+    DrafterStudent,
+    TargetStudent,
+    draw,
+    sight_loss,
+    speech_loss,
+)
+from models.demo.midway import MidwayHeads  # noqa: E402
 from models.demo.muon import Muon, orthogonal  # noqa: E402
 from models.demo.pair import new_drafter, new_target, round_to_half, save_drafter, save_target  # noqa: E402
 from models.demo.recipe import FULL, IMAGE, Stage  # noqa: E402
+from models.demo.sight import owners  # noqa: E402
 from models.demo.speech import greedy  # noqa: E402
 from models.demo.tokenizer_training import corpus, train_tokenizer  # noqa: E402
 from models.demo.world.sprites import PAINT  # noqa: E402
@@ -120,7 +130,7 @@ def test_losses_reach_every_weight(frames, events, tokenizer):
         loss = sight_loss(student, np.random.default_rng(0), 2)
         loss = loss + speech_loss(student, tokenizer, np.random.default_rng(0), 2, whole)
         loss.backward()
-        modules = (student.vision, student.decoder, student.heads)
+        modules = (student.vision, student.decoder, student.heads, student.midway)
         idle = [n for m in modules for n, p in m.named_parameters() if p.grad is None and "encoder.layers.4" not in n]
         assert idle == []  # the target's fifth tower layer is in the file only
 
@@ -134,14 +144,69 @@ def test_batched_greedy_equals_the_cached_decoder(events, tokenizer):
         assert said[0] == cached_greedy(drafter.decoder, before[0], 6)[0][: len(said[0])]
 
 
-def test_a_mirrored_batch_is_the_mirror_image_with_its_places(frames):
-    plain, turned = (draw(frames, np.random.default_rng(0), 16, 8, mirror) for mirror in (False, True))
-    flipped = [i for i in range(16) if not torch.equal(plain.images[i], turned.images[i])]
-    assert flipped
-    for i in flipped:
-        assert torch.equal(plain.images[i].flip(-1), turned.images[i])
+def test_a_varied_batch_is_the_same_windows_mirrored_or_moved_with_their_places(frames):
+    plain, varied = (draw(frames, np.random.default_rng(0), 16, slice(None), vary) for vary in (False, True))
+    inner = slice(SHIFT, IMAGE - SHIFT)
+    for i in range(16):
         there = plain.seen[i][..., 0] >= 0
-        torch.testing.assert_close(1 - plain.seen[i][there][:, 3], turned.seen[i][there][:, 3])
+        before, after = plain.seen[i][there], varied.seen[i][there]
+        found = []
+        for x, images in ((before[:, 3], plain.images[i]), (1 - before[:, 3], plain.images[i].flip(-1))):
+            by = torch.stack([after[:, 3] - x, after[:, 4] - before[:, 4]], -1) * IMAGE  # pixels right and down
+            right, down = by[0].round().int().tolist()
+            if max(abs(right), abs(down)) > SHIFT or (by - by[0]).abs().max() > 1e-3:  # all images of a window alike
+                continue
+            moved = varied.images[i][..., SHIFT + down : IMAGE - SHIFT + down, SHIFT + right : IMAGE - SHIFT + right]
+            found.append(torch.equal(images[..., inner, inner], moved))
+        assert any(found)
+
+
+def test_a_patch_belongs_to_the_nearest_object_that_covers_it():
+    places = torch.tensor([[0.25, 0.25], [0.75, 0.25], [0.25, 0.75]])
+    left = [0, 0, 0, 0.25, 0.5, 0.3, 1.0, 0.0]
+    whole = [1, 1, 1, 0.5, 0.25, 1.0, 0.4, 0.0]
+    covered, owner = owners(places, torch.tensor([[left, whole], [left, [-1.0] * 8]]))
+    assert covered.tolist() == [[True, True, True], [True, False, True]]
+    assert owner[0].tolist() == [0, 1, 0]
+    assert owner[1][covered[1]].tolist() == [0, 0]
+
+
+def test_a_sketch_keeps_the_patches_that_show_objects(frames, tokenizer):
+    target = new_target(0)
+    student = TargetStudent(target, frames, video_llava_prompt(tokenizer, QUESTION, target.visual_tokens))
+    batch = student.draw(np.random.default_rng(0), 3, whole=False)
+    view = student.look(batch, False, np.random.default_rng(0))
+    rows = 4 * (1 + SKETCH_PATCHES)
+    assert view.visual.shape[:2] == view.kept.shape == (3, rows)
+    assert (view.kept.diff(dim=1) > 0).all()
+    for i in range(3):
+        covered, _ = owners(student.heads.places, batch.seen[i, -1:])
+        kept = {tuple(place) for place in view.places[i].tolist()}
+        shown = {tuple(place) for place in student.heads.places[covered[0]].tolist()}
+        assert shown <= kept if len(shown) <= SKETCH_PATCHES else kept <= shown
+    whole = target.vision(batch.images[:1].flatten(0, 1))  # the same rows of the same frames, computed whole
+    here = view.kept[0] % student.tokens + student.tokens * torch.arange(4).repeat_interleave(1 + SKETCH_PATCHES)
+    torch.testing.assert_close(view.visual[0], whole[here])
+
+
+def test_midway_heads_learn_whose_a_patch_is(frames):
+    torch.manual_seed(0)
+    seen, truth = torch.from_numpy(frames.seen[:, -1]), torch.from_numpy(frames.truth)
+    places = torch.rand(3, 30, 2)
+    heads = MidwayHeads(16, colour=True)
+    patches = torch.nn.Parameter(torch.randn(3, 30, 16))
+    last = torch.nn.Parameter(torch.randn(3, 16))
+    optimiser = torch.optim.Adam([patches, last, *heads.parameters()], lr=0.05)
+    for _ in range(150):
+        optimiser.zero_grad()
+        loss = heads.loss(patches, places, last, seen, truth)
+        loss.backward()
+        optimiser.step()
+    assert loss.item() < 0.1
+    covered, owner = owners(places, seen)
+    said = heads.patch(heads.norm(patches))[..., :3].argmax(-1)
+    assert torch.equal(said > 0, covered)
+    assert torch.equal(said[covered] - 1, owner[covered])
 
 
 def test_muon_makes_updates_orthogonal_and_learns():
