@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left, insort
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from app.frame_choice import FrameForecast, nearest
 from app.sensors.contract import Events, Frame, Item
-from app.sensors.events import cut, in_order, join, select
+from app.sensors.events import cut, empty, in_order, join, select
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +33,10 @@ class Window:
     unused_frames: tuple[Frame, ...]  # frames of the window that were not chosen
     resolution: tuple[int, int]
     closed_ns: int  # monotonic instant at which the window was complete
-    partial: bool = False  # cut `lead` before the end, for a draft made ahead
+    partial: bool = False  # given out before it closed, with what there was of it
+    draft_due: bool = True  # of a partial one: `lead` before its end, or later; its events are those until then
     notes: tuple[str, ...] = ()  # what a reader should know: "frames repeated", "shorter than configured", …
+    dropped_events: int = 0  # events of the window that were let go for the limit, the oldest
 
 
 class Windower:
@@ -43,13 +46,16 @@ class Windower:
     item at or after its end arrives, when `tick` says that sensor time has passed its end, or on `finish`. A window
     without any event or frame is skipped and counted, so a jump in time costs nothing. With `lead_us`, every window is
     also given out as a partial one, holding what came before end - lead, once sensor time passes that instant; its
-    `start_us` is that of the window it announces.
+    `start_us` is that of the window it announces. With `stream`, a frame that is sure to be among those of the window
+    that closes next is given out at once, in a partial window with all such frames so far.
 
     At the end of a recording, a remainder shorter than half a window is dropped (and counted) unless it is the only
     window there would be; a longer one ends where its data end.
 
-    Indices count from `first_index`. Memory: the items of the open windows, at most `max_events` events; events over
-    that are dropped and counted.
+    Indices count from `first_index`. Memory: the items of the open windows, at most `max_events` events and one batch;
+    over that the oldest events go, because the drafter looks at the newest, and are counted by the windows they were
+    in. A frame belongs where the middle of its exposure lies. `frames_tell_time` is False where frames come from a
+    second device: they may then be ahead of the events and close nothing.
     """
 
     def __init__(
@@ -62,6 +68,8 @@ class Windower:
         *,
         resolution: tuple[int, int],
         first_index: int = 0,
+        frames_tell_time: bool = True,
+        stream: bool = False,
     ) -> None:
         if not 0 < hop_us <= length_us:
             raise ValueError(f"window hop {hop_us} µs: must be above 0 and at most the length, {length_us} µs")
@@ -71,8 +79,10 @@ class Windower:
             raise ValueError("a window needs at least one frame and one event")
         self._length_us, self._hop_us, self._lead_us = length_us, hop_us, lead_us
         self._num_frames, self._max_events, self._resolution = num_frames, max_events, resolution
-        self._first_index = first_index
+        self._first_index, self._frames_tell_time = first_index, frames_tell_time
         self._first_us: int | None = None
+        self._forecast = FrameForecast() if stream else None
+        self._led: Window | None = None  # the newest partial window whose draft is due
         self._now_us = 0  # the latest sensor time heard of, from an item or the clock
         self._next = 0  # grid position of the next window to close
         self._next_partial = 0
@@ -82,7 +92,7 @@ class Windower:
         self._last_event_us = 0
         self._frames: list[Frame] = []  # in time order
         self._gap = 0  # empty windows skipped since the last one given out
-        self._over = 0  # events dropped over the limit since the last window given out
+        self._over: Counter[int] = Counter()  # events dropped over the limit, by grid position of open windows
         self.late_events = 0  # dropped: they ran backwards, or their window had closed
         self.late_frames = 0
         self.excess_events = 0  # dropped: over max_events
@@ -99,11 +109,13 @@ class Windower:
         if isinstance(item, Events) and not len(item):
             return []
         if self._first_us is None:
-            self._first_us = int(item.t[0]) if isinstance(item, Events) else item.t_us
+            self._first_us = int(item.t[0]) if isinstance(item, Events) else item.middle_us
             self._now_us = self._last_event_us = self._first_us
         last_us = self._keep_events(item) if isinstance(item, Events) else self._keep_frame(item)
         self._now_us = max(self._now_us, last_us)
-        return self._advance()
+        windows = self._advance()
+        self._limit()  # only now: events of the next window must not push out those of one that closes with them
+        return windows + self._streamed() if isinstance(item, Frame) else windows
 
     def tick(self, now_us: int) -> list[Window]:
         """Sensor time is known, from a clock, to have reached `now_us` and all items before it to have arrived."""
@@ -117,7 +129,9 @@ class Windower:
         windows: list[Window] = []
         if self._first_us is None:
             return windows
-        end_us = max(int(self._runs[-1].t[-1]) if self._runs else 0, self._frames[-1].t_us if self._frames else 0) + 1
+        end_us = (
+            max(int(self._runs[-1].t[-1]) if self._runs else 0, self._frames[-1].middle_us if self._frames else 0) + 1
+        )
         while self._start(self._next) < end_us:
             start_us = self._start(self._next)
             have_us = end_us - start_us
@@ -146,24 +160,32 @@ class Windower:
         if not len(kept):
             return floor_us
         self._last_event_us = int(kept.t[-1])
-        over = self._buffered + len(kept) - self._max_events
-        if over > 0:
-            over = min(over, len(kept))
-            self._over += over
-            self.excess_events += over
-            kept = select(kept, slice(max(0, len(kept) - over)))
-        if len(kept):
-            self._runs.append(kept)
-            self._buffered += len(kept)
+        self._runs.append(kept)
+        self._buffered += len(kept)
         return self._last_event_us
+
+    def _limit(self) -> None:
+        """Let the oldest events over the limit go, and count them for every open window they were in."""
+        while (over := self._buffered - self._max_events) > 0:
+            run = self._runs.popleft()
+            gone, rest = select(run, slice(over)), select(run, slice(over, None))
+            if len(rest):
+                self._runs.appendleft(rest)
+            self._buffered -= len(gone)
+            self.excess_events += len(gone)
+            last = (int(gone.t[-1]) - self._start(0)) // self._hop_us
+            for position in range(self._next, last + 1):
+                self._over[position] += len(cut(gone, self._start(position), self._start(position) + self._length_us))
 
     def _keep_frame(self, frame: Frame) -> int:
         """Frames may come somewhat after events of the same instant: any open window still takes them."""
-        if frame.t_us < self._start(self._next):
+        if frame.middle_us < self._start(self._next):
             self.late_frames += 1
         else:
-            insort(self._frames, frame, key=lambda f: f.t_us)
-        return frame.t_us
+            insort(self._frames, frame, key=lambda f: f.middle_us)
+        if self._forecast:
+            self._forecast.observe(frame.middle_us)
+        return frame.middle_us if self._frames_tell_time else self._now_us
 
     def _advance(self) -> list[Window]:
         """Close, and give out in part, whatever sensor time has passed, in the order of those instants."""
@@ -189,7 +211,39 @@ class Windower:
             if self._now_us < start_us + self._length_us:
                 window = self._cut(start_us, ready_us, start_us + self._length_us, self._given + ahead, partial=True)
                 windows += [window] if window else []
+                self._led = window
         return windows
+
+    def _streamed(self) -> list[Window]:
+        """The window that closes next, when the frame that has come settles what it is given; its events once due."""
+        start_us = self._start(self._next)
+        chosen = self._settled(start_us, start_us + self._length_us)
+        if not chosen:
+            return []
+        if self._led and self._led.start_us == start_us:
+            return [replace(self._led, frames=chosen)]
+        return [
+            Window(
+                index=self._given,
+                start_us=start_us,
+                end_us=start_us + self._length_us,
+                events=empty(),
+                frames=chosen,
+                unused_frames=(),
+                resolution=self._resolution,
+                closed_ns=time.monotonic_ns(),
+                partial=True,
+                draft_due=False,
+            )
+        ]
+
+    def _settled(self, start_us: int, end_us: int) -> tuple[WindowFrame, ...]:
+        """The leading frames of an open window that are known already."""
+        if not self._forecast:
+            return ()
+        frames = self._frames[self._frame_at(start_us) : self._frame_at(end_us)]
+        times = [frame.middle_us for frame in frames]
+        return _chosen(frames, self._forecast.settled(times, start_us, end_us, self._num_frames))
 
     def _close(self, start_us: int, end_us: int, *notes: str) -> list[Window]:
         window = self._cut(start_us, end_us, end_us, self._given, notes=notes)
@@ -198,7 +252,7 @@ class Windower:
             self.empty_windows += 1
             return []
         self._given += 1
-        self._gap = self._over = 0
+        self._gap = 0
         return [window]
 
     def _cut(
@@ -211,14 +265,17 @@ class Windower:
         if not len(events) and not frames:
             return None
         chosen, unused = choose_frames(frames, start_us, end_us, self._num_frames)
+        if partial and self._forecast:
+            chosen, unused = self._settled(start_us, end_us), ()
         real = sum(not frame.repeat for frame in chosen)
         told = list(notes)
         if 0 < real < len(chosen):
             told.append(f"frames repeated: {real} real")
         if self._gap:
             told.append(f"time jumped: {self._gap} empty windows before this one were skipped")
-        if self._over:
-            told.append(f"too many events: {self._over} over the limit of {self._max_events} were dropped")
+        dropped = self._over[(start_us - self._start(0)) // self._hop_us]
+        if dropped:
+            told.append(f"too many events: the oldest {dropped} are over the limit of {self._max_events}, dropped")
         return Window(
             index=index,
             start_us=start_us,
@@ -230,10 +287,11 @@ class Windower:
             closed_ns=closed_ns,
             partial=partial,
             notes=tuple(told),
+            dropped_events=dropped,
         )
 
     def _frame_at(self, t_us: int) -> int:
-        return bisect_left(self._frames, t_us, key=lambda f: f.t_us)
+        return bisect_left(self._frames, t_us, key=lambda f: f.middle_us)
 
     def _forget(self) -> None:
         """Let go of what no open window holds."""
@@ -241,6 +299,8 @@ class Windower:
         while self._runs and self._runs[0].t[-1] < start_us:
             self._buffered -= len(self._runs.popleft())
         del self._frames[: self._frame_at(start_us)]
+        for position in [position for position in self._over if position < self._next]:
+            del self._over[position]
 
     def _skip_empty(self) -> None:
         """Go on to the first window that holds anything there is, or that sensor time has not passed yet."""
@@ -250,7 +310,7 @@ class Windower:
             if len(later):
                 event_us = int(later.t[0])
                 break
-        next_us = min(event_us, self._frames[0].t_us if self._frames else self._now_us, self._now_us)
+        next_us = min(event_us, self._frames[0].middle_us if self._frames else self._now_us, self._now_us)
         skipped = max(0, (next_us - self._start(self._next) - self._length_us) // self._hop_us + 1)
         self._next += skipped
         self._gap += skipped
@@ -262,23 +322,20 @@ class Windower:
 def choose_frames(
     frames: Sequence[Frame], start_us: int, end_us: int, count: int
 ) -> tuple[tuple[WindowFrame, ...], tuple[Frame, ...]]:
-    """`count` frames evenly spaced over [start, end), and those not chosen.
+    """`count` frames evenly spaced over [start, end), each the `nearest`, and those not chosen.
 
-    Number i stands for the instant start + (i + ½)·length/count; the nearest real frame is taken (the earlier of two
-    equally near), again if need be, and then marked as a repeat. `frames` is in time order; none give none.
+    A frame is taken again if need be, and then marked as a repeat. It stands at the middle of its exposure. `frames`
+    is in time order; none give none.
     """
     if not frames:
         return (), ()
-    times = [frame.t_us for frame in frames]
-    picks: list[int] = []
-    for i in range(count):
-        ideal_us = start_us + (2 * i + 1) * (end_us - start_us) / (2 * count)
-        after = bisect_left(times, ideal_us)
-        near = [j for j in (after - 1, after) if 0 <= j < len(times)]
-        picks.append(min(near, key=lambda j: abs(times[j] - ideal_us)))
-    chosen = tuple(WindowFrame(frames[j], repeat=j in picks[:i]) for i, j in enumerate(picks))
+    picks = nearest([frame.middle_us for frame in frames], start_us, end_us, count)
     used = set(picks)
-    return chosen, tuple(frame for j, frame in enumerate(frames) if j not in used)
+    return _chosen(frames, picks), tuple(frame for j, frame in enumerate(frames) if j not in used)
+
+
+def _chosen(frames: Sequence[Frame], picks: Sequence[int]) -> tuple[WindowFrame, ...]:
+    return tuple(WindowFrame(frames[j], repeat=j in picks[:i]) for i, j in enumerate(picks))
 
 
 def drafter_events(window: Window, span_us: int) -> Events:

@@ -237,6 +237,7 @@ def window_payload(window: Window) -> Payload:
         "events": len(window.events),
         "frames": len(frames),
         "grey_frames": sum(f.grey for f in frames),
+        "dropped_events": window.dropped_events,
         "notes": list(window.notes),
     }
 

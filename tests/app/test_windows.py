@@ -186,12 +186,47 @@ def test_tick_closes_and_leads_without_items() -> None:
     assert cutter.finish() == []
 
 
-def test_events_over_the_limit_are_counted_and_said() -> None:
+def test_events_over_the_limit_go_oldest_first_and_are_counted_and_said() -> None:
     cutter = windower(max_events=3)
     (window,) = run(cutter, [events(0, 1), events(2, 3, 4), events(5)])
-    assert window.events.t.tolist() == [0, 1, 2]
-    assert cutter.excess_events == 3
-    assert any("too many events: 3" in note for note in window.notes)
+    assert window.events.t.tolist() == [3, 4, 5]
+    assert window.dropped_events == cutter.excess_events == 3
+    assert any("the oldest 3 " in note for note in window.notes)
+
+
+def test_events_of_the_next_window_push_none_out_of_one_that_closes_with_them() -> None:
+    windows = run(windower(max_events=3), [events(100, 200, 300), events(1200, 1300, 1400), events(1999)])
+    assert [w.events.t.tolist() for w in windows] == [[100, 200, 300], [1300, 1400, 1999]]
+    assert [w.dropped_events for w in windows] == [0, 1]
+
+
+@settings(max_examples=100, deadline=None)
+@given(streams(), st.sampled_from([1000, 500, 300]), st.integers(1, 30))
+def test_every_event_of_a_window_is_in_it_or_counted_as_dropped(
+    stream: tuple[list[Item], list[int], list[int]], hop: int, most: int
+) -> None:
+    items, times, _ = stream
+    cutter = windower(hop=hop, max_events=most)
+    for window in run(cutter, items):
+        of_it = [t for t in times if window.start_us <= t < window.end_us]
+        assert len(window.events) + window.dropped_events == len(of_it)
+        assert window.events.t.tolist() == of_it[window.dropped_events :], "the newest are kept"
+        assert cutter._buffered <= most
+
+
+def test_a_frame_belongs_where_the_middle_of_its_exposure_lies() -> None:
+    exposed = Frame(950, np.zeros((2, 2, 3), np.uint8), exposure_us=200)
+    windows = run(windower(), [events(0, 999), exposed, events(1000, 1999)])
+    assert [len({f.frame.t_us for f in w.frames}) for w in windows] == [0, 1]
+
+
+def test_frames_of_a_second_device_close_no_window_ahead_of_the_events() -> None:
+    cutter = windower(frames_tell_time=False)
+    cutter.push(events(0, 100))
+    assert cutter.push(frame(1100)) == []
+    (window,) = cutter.push(events(600, 1200))
+    assert window.events.t.tolist() == [0, 100, 600]
+    assert cutter.late_events == 0
 
 
 def test_memory_is_bounded_by_the_open_windows() -> None:

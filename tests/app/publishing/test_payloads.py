@@ -47,6 +47,7 @@ def test_caption_payload() -> None:
         "events": 100,
         "frames": 4,
         "grey_frames": 1,
+        "dropped_events": 0,
         "notes": ["frames repeated"],
     }
     assert payload["latency_ms"] == {
