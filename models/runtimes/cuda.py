@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,15 +10,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from models.runtimes.nvidia import check, cuda_runtime
+from models.runtimes.green import GreenContext
+from models.runtimes.nvidia import GpuError, check, cuda_runtime
+from models.runtimes.sharing import STREAMS, Sharing
 
 
 class Stream:
     """One CUDA stream of its own, and the graphs captured on it: a graph belongs to the stream that replays it."""
 
-    def __init__(self) -> None:
+    def __init__(self, way: Sharing = STREAMS) -> None:
+        """`way`: with `priority` its kernels are started before those of other streams, where both wait (nothing is
+        interrupted); with `green_context(n)` they run on n multiprocessors alone. Raises GpuError."""
         self._cuda = cuda_runtime()
-        self.handle: Any = check(self._cuda.cudaStreamCreateWithFlags(self._cuda.cudaStreamNonBlocking), "CUDA stream")
+        kind, most = self._cuda.cudaStreamNonBlocking, 0
+        if way.mode == "priority":
+            _, most = check(self._cuda.cudaDeviceGetStreamPriorityRange(), "CUDA stream")
+        self._part = GreenContext(way.size) if way.mode == "green_context" else None
+        if self._part is None:
+            self.handle: Any = check(self._cuda.cudaStreamCreateWithPriority(kind, most), "CUDA stream")
+        else:
+            self.handle = self._part.stream()
+
+    def __del__(self) -> None:
+        if hasattr(self, "handle"):
+            self._cuda.cudaStreamDestroy(self.handle)
 
     def wait(self) -> None:
         """Until everything enqueued is done; this is where an error of the GPU appears. Raises GpuError."""
@@ -28,33 +44,63 @@ class Stream:
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDefault
         check(self._cuda.cudaMemcpyAsync(to, source, size, kind, self.handle), "GPU copy")
 
-    def event(self) -> Any:
-        """A mark behind what is enqueued so far, for `wait_for` and `milliseconds`."""
-        event = check(self._cuda.cudaEventCreate(), "CUDA event")
-        check(self._cuda.cudaEventRecord(event, self.handle), "CUDA event")
-        return event
+    def copy_rows(self, to: int, source: int, pitch: int, size: int, count: int) -> None:
+        """`size` bytes at each of `count` places that are `pitch` bytes apart, as one copy on the GPU."""
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        check(self._cuda.cudaMemcpy2DAsync(to, pitch, source, pitch, size, count, kind, self.handle), "GPU copy")
 
-    def wait_for(self, event: Any) -> None:
-        """Until the stream has come to a mark, which is then forgotten."""
-        check(self._cuda.cudaEventSynchronize(event), "GPU pass")
-        check(self._cuda.cudaEventDestroy(event), "CUDA event")
+    def mark(self) -> Mark:
+        """A mark behind what is enqueued so far."""
+        return Mark(self._cuda, self.handle)
 
-    def milliseconds(self, begin: Any, end: Any) -> float:
-        """GPU time between two marks that were reached."""
-        return float(check(self._cuda.cudaEventElapsedTime(begin, end), "CUDA event"))
-
-    def capture(self, work: Callable[[], None]) -> Any:
-        """What `work` enqueues, as a graph for `replay`; nothing runs."""
+    def capture(self, work: Callable[[], None]) -> Graph:
+        """What `work` enqueues, as a graph for `replay`; nothing runs. Raises what `work` raises, and GpuError."""
         mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         check(self._cuda.cudaStreamBeginCapture(self.handle, mode), "CUDA graph")
         try:
             work()
-        finally:
-            graph = check(self._cuda.cudaStreamEndCapture(self.handle), "CUDA graph")
-        return check(self._cuda.cudaGraphInstantiate(graph, 0), "CUDA graph")
+        except BaseException:
+            with contextlib.suppress(GpuError):  # the capture has failed with the work; the work's error is the cause
+                graph = check(self._cuda.cudaStreamEndCapture(self.handle), "CUDA graph")
+                self._cuda.cudaGraphDestroy(graph)
+            raise
+        return Graph(self._cuda, check(self._cuda.cudaStreamEndCapture(self.handle), "CUDA graph"))
 
-    def replay(self, graph: Any) -> None:
-        check(self._cuda.cudaGraphLaunch(graph, self.handle), "CUDA graph")
+    def replay(self, graph: Graph) -> None:
+        """Enqueue what was captured."""
+        check(self._cuda.cudaGraphLaunch(graph.handle, self.handle), "CUDA graph")
+
+
+class Mark:
+    """A place in a stream's order."""
+
+    def __init__(self, cuda: Any, stream: Any) -> None:
+        self._cuda = cuda
+        self.handle: Any = check(cuda.cudaEventCreate(), "CUDA event")
+        check(cuda.cudaEventRecord(self.handle, stream), "CUDA event")
+
+    def __del__(self) -> None:
+        if hasattr(self, "handle"):
+            self._cuda.cudaEventDestroy(self.handle)
+
+    def wait(self) -> None:
+        """Until the stream has come to it. Raises GpuError."""
+        check(self._cuda.cudaEventSynchronize(self.handle), "GPU pass")
+
+
+class Graph:
+    """Captured work, ready to be launched as one; freed with the object."""
+
+    def __init__(self, cuda: Any, captured: Any) -> None:
+        self._cuda = cuda
+        try:
+            self.handle: Any = check(cuda.cudaGraphInstantiate(captured, 0), "CUDA graph")
+        finally:
+            cuda.cudaGraphDestroy(captured)
+
+    def __del__(self) -> None:
+        if hasattr(self, "handle"):
+            self._cuda.cudaGraphExecDestroy(self.handle)
 
 
 class DeviceArray:
@@ -65,6 +111,8 @@ class DeviceArray:
         self.bytes = max(256, int(np.prod(shape)) * item_bytes)
         self.address = int(check(self._cuda.cudaMalloc(self.bytes), f"{what} ({self.bytes / 1e6:,.0f} MB)"))
         check(self._cuda.cudaMemset(self.address, 0, self.bytes), what)
+        # The zeros are written in the default stream, for which ours do not wait: they would come after the first copy.
+        check(self._cuda.cudaDeviceSynchronize(), what)
 
     def __del__(self) -> None:
         if hasattr(self, "address"):

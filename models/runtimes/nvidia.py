@@ -7,6 +7,8 @@ there is one line that says what to do.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
@@ -53,6 +55,40 @@ def tensorrt_version() -> str:
     """Library and version, as an engine's manifest names them: `tensorrt_rtx 1.7.1.116`. Raises GpuError."""
     library = tensorrt()
     return f"{library.__name__} {library.__version__}"
+
+
+def quiet_logger(library: Any) -> Any:
+    """A TensorRT logger that prints nothing and keeps the last error in `last`: calls return None and say why only
+    there."""
+
+    class Logger(library.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = ""
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= library.ILogger.ERROR:
+                self.last = message
+
+    return Logger()
+
+
+def refusal(what: str, said: str, remedy: str) -> GpuError:
+    """The error for a call of TensorRT that failed, from what its logger kept: full memory is told apart."""
+    said = " ".join(said.split())[:240] or "it does not say why"
+    full = re.search(r"out of memory|outofmemory|memory allocation|alloc\w* fail|insufficient memory", said, re.I)
+    return (OutOfGpuMemory if full else GpuError)(f"{what} ({said}); {remedy}")
+
+
+def started(make: Callable[[], Any], what: str) -> Any:
+    """What a constructor of TensorRT makes; it raises TypeError where it has nothing to give. Raises GpuError."""
+    try:
+        made = make()
+    except TypeError:
+        made = None
+    if made is None:
+        raise GpuError(f"TensorRT gave no {what}; look at `nvidia-smi`, or reinstall TensorRT")
+    return made
 
 
 def cuda_runtime() -> ModuleType:

@@ -1,4 +1,4 @@
-"""TensorRT: one execution context and one CUDA stream a model, caches at fixed addresses, a CUDA graph a small shape.
+"""TensorRT: one CUDA stream a model, caches at fixed addresses, a CUDA graph (and a context) a small shape.
 
 Nothing here has run on a GPU yet (docs/gpu.md says what has been proved); `-m gpu` holds its tests. It loads nothing
 that `engine_files` has not found to be this GPU's and this TensorRT's.
@@ -7,7 +7,7 @@ that `engine_files` has not found to be this GPU's and this TensorRT's.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,60 +18,128 @@ from models.errors import ModelError
 from models.runtimes.contract import Floats, Ints
 from models.runtimes.cuda import DeviceArray, PinnedArray, Stream
 from models.runtimes.engine_files import EngineSet, read_engines
-from models.runtimes.nvidia import GpuError, OutOfGpuMemory, find_gpu, tensorrt, tensorrt_version
+from models.runtimes.nvidia import GpuError, find_gpu, quiet_logger, refusal, started, tensorrt, tensorrt_version
+from models.runtimes.sharing import Sharing
 from models.stored import StoredTensor
 
-_MAX_GRAPHS = 64  # shapes whose captured pass is kept; the oldest goes first
+_MAX_GRAPHS = 48  # shapes whose captured pass is kept, each with a context; the oldest goes first
+REBUILD = "build the engines again"
 _ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
-class Engine:
-    """One engine with its one context on a stream."""
+class Lane:
+    """The stream of one model and the memory for its activations: its passes follow each other, so they share it."""
 
-    def __init__(self, file: Path, stream: Stream) -> None:
+    def __init__(self) -> None:
+        self.stream = Stream()
+        self.scratch = DeviceArray((256,), 1, "activations")
+
+    def reserve(self, size: int, what: str) -> None:
+        """At least so many bytes; before the first context is made, since contexts hold the address."""
+        if size > self.scratch.bytes:
+            del self.scratch  # not both at once
+            self.scratch = DeviceArray((size,), 1, what)
+
+
+class Engine:
+    """One engine. A context for what is enqueued as it comes, and one for each captured pass.
+
+    A context that was changed after a capture makes the graph undefined (TensorRT's developer guide, "CUDA Graphs"), so
+    no context serves two graphs; they share the lane's memory for activations.
+    """
+
+    def __init__(self, file: Path, lane: Lane) -> None:
         trt = tensorrt()
-        self._trt, self.stream = trt, stream
-        self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
-        self._engine = self._runtime.deserialize_cuda_engine(file.read_bytes())
+        self._trt, self.lane, self._name = trt, lane, file.name
+        self._logger = quiet_logger(trt)
+        self._runtime = started(lambda: trt.Runtime(self._logger), "runtime")
+        # Mapped, not read: a 7B engine would be in memory twice.
+        self._engine = self._runtime.deserialize_cuda_engine(np.memmap(file, np.uint8, "r"))
         if self._engine is None:
-            raise GpuError(f"{file.name}: TensorRT cannot load it; build the engines again on this machine")
-        self._context = self._engine.create_execution_context()
-        if self._context is None:
-            size = self._engine.device_memory_size_v2 / 1e6
-            raise OutOfGpuMemory(
-                f"{file.name}: no GPU memory for its {size:,.0f} MB of activations; export with a smaller --chunk, or "
-                "close what else uses the GPU"
+            raise refusal(
+                f"{file.name}: TensorRT cannot load it", self._logger.last, "build the engines again on this machine"
             )
-        self._profile = -1
+        self.scratch_bytes = int(self._engine.device_memory_size_v2)
+        self._config = self._runtime_config()
+        self._addresses: dict[str, int] = {}
+        self._usual: Context | None = None
 
     def bind(self, addresses: Mapping[str, int]) -> None:
-        """Fixed addresses of inputs and outputs. Raises GpuError."""
-        for name, address in addresses.items():
-            if not self._context.set_tensor_address(name, address):
-                raise GpuError(f"engine: no tensor {name}; build the engines again")
+        """Fixed addresses of all inputs and outputs, once the lane has its memory. Raises GpuError."""
+        self._addresses = dict(addresses)
+        self._usual = self.context()
 
     def enqueue(self, profile: int, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """One pass in the stream's order. Raises GpuError."""
+        assert self._usual is not None
+        self._usual.enqueue(profile, shapes)
+
+    def context(self) -> Context:
+        """Another context with the same bindings. Raises GpuError."""
+        strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        made = self._engine.create_execution_context(strategy if self._config is None else self._config)
+        if made is None:
+            raise refusal(
+                f"{self._name}: TensorRT gave no context", self._logger.last, "export with a smaller --chunk, or close "
+                "what else uses the GPU",
+            )  # fmt: skip
+        made.set_device_memory(self.lane.scratch.address, self.lane.scratch.bytes)
+        for name, address in self._addresses.items():
+            if not made.set_tensor_address(name, address):
+                raise GpuError(f"{self._name}: no tensor {name}; build the engines again")
+        return Context(made, self.lane, self._name, self._logger)
+
+    def _runtime_config(self) -> Any:
+        """TensorRT-RTX compiles kernels when a context meets a shape: at once, and once for all contexts. None: full
+        TensorRT, which compiles when it builds."""
+        if not hasattr(self._trt, "DynamicShapesKernelSpecializationStrategy"):
+            return None
+        config = self._engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(self._trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        config.dynamic_shapes_kernel_specialization_strategy = self._trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        self._compiled = config.create_runtime_cache()
+        if not config.set_runtime_cache(self._compiled):
+            raise GpuError(f"{self._name}: TensorRT takes no runtime cache; reinstall TensorRT")
+        return config
+
+
+class Context:
+    """One execution context on a lane."""
+
+    def __init__(self, context: Any, lane: Lane, name: str, logger: Any) -> None:
+        self._context, self._lane, self._name, self._logger = context, lane, name, logger
+        self._profile = -1
+
+    def enqueue(self, profile: int, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """One pass in the stream's order. Raises GpuError."""
+        stream = int(self._lane.stream.handle)
         if profile != self._profile:
-            if not self._context.set_optimization_profile_async(profile, self.stream.handle):
-                raise GpuError(f"engine: profile {profile} cannot be taken; build the engines again")
+            if not self._context.set_optimization_profile_async(profile, stream):
+                raise refusal(f"{self._name}: profile {profile} cannot be taken", self._logger.last, REBUILD)
             self._profile = profile
         for name, shape in shapes.items():
             if not self._context.set_input_shape(name, shape):
-                raise GpuError(f"engine: {name} of shape {list(shape)} is outside of profile {profile}")
-        if not self._context.execute_async_v3(self.stream.handle):
-            raise GpuError("engine: TensorRT did not take the pass; see its log")
+                raise GpuError(
+                    f"{self._name}: {name} of shape {list(shape)} is outside of profile {profile}; {REBUILD}"
+                )
+        if not self._context.execute_async_v3(stream):
+            raise refusal(f"{self._name}: TensorRT did not take the pass", self._logger.last, REBUILD)
+
+    @property
+    def capturable(self) -> bool:
+        """Whether a CUDA graph can hold its pass: TensorRT-RTX knows, and full TensorRT's always can."""
+        known = getattr(self._context, "is_stream_capturable", None)
+        return known is None or bool(known(int(self._lane.stream.handle)))
 
 
 class TensorRtVision:
     """Pixels to visual tokens."""
 
-    def __init__(self, folder: Path, found: EngineSet, manifest: Mapping[str, Any], stream: Stream) -> None:
+    def __init__(self, engine: Engine, manifest: Mapping[str, Any]) -> None:
         frames, size, width = manifest["frames"], manifest["image_size"], manifest["decoder"]["width"]
         self._frames, self._tokens, self._width = frames, manifest["visual_tokens"], width
         self._per_frame = self._tokens // frames if manifest["role"] == "target" else None
-        self._stream = stream
-        self._engine = Engine(folder / str(found.engines["vision"]["file"]), stream)
+        self._engine, self._lane = engine, engine.lane
         self._pixels = PinnedArray((frames, 3, size, size), np.float32, "pixels")
         self._visual = PinnedArray((self._tokens, width), np.float32, "visual tokens")
         self._on_gpu = (
@@ -82,13 +150,13 @@ class TensorRtVision:
 
     def encode(self, pixels: Floats, threads: int) -> Floats:
         """Pixels [N, 3, S, S], N at most a window's, to visual token embeddings [V, D]."""
-        count = len(pixels)
+        count, stream = len(pixels), self._lane.stream
         tokens = self._tokens if self._per_frame is None else count * self._per_frame
         self._pixels.values[:count] = pixels
-        self._stream.copy(self._on_gpu[0].address, self._pixels.address, pixels.size * 4)
+        stream.copy(self._on_gpu[0].address, self._pixels.address, pixels.size * 4)
         self._engine.enqueue(0, {"pixels": pixels.shape})
-        self._stream.copy(self._visual.address, self._on_gpu[1].address, tokens * self._width * 4)
-        self._stream.wait()
+        stream.copy(self._visual.address, self._on_gpu[1].address, tokens * self._width * 4)
+        stream.wait()
         return self._visual.values[:tokens].copy()
 
     def warm_up(self, frames: int, image_size: int, threads: int) -> None:
@@ -103,25 +171,24 @@ class TensorRtDecoder:
     """The decoder contract on two engines that share one set of caches."""
 
     def __init__(
-        self, folder: Path, found: EngineSet, manifest: Mapping[str, Any], embedding: StoredTensor, stream: Stream
+        self, engines: Mapping[str, Engine], found: EngineSet, manifest: Mapping[str, Any], embedding: StoredTensor
     ) -> None:
         sizes = manifest["decoder"]
         self.s_max, self.width, self.vocabulary = manifest["s_max"], sizes["width"], sizes["vocabulary"]
-        self._found, self._stream = found, stream
+        self._found, self._lane, self._engines = found, engines["decoder"].lane, dict(engines)
         self._embedding, self._table = embedding, embedding.map()
+        # All caches are one array [2 · layers, Hkv, S_max, Dh]: then `compact` moves a row of all in one copy.
         self._row_bytes = sizes["head_dim"] * _ITEM_BYTES[sizes["cache"]]
-        self._kv_heads = sizes["kv_heads"]
-        shape = (1, sizes["kv_heads"], self.s_max, sizes["head_dim"])
-        names = [f"{kind}_{layer}" for layer in range(sizes["layers"]) for kind in ("key", "value")]
-        self._caches = {name: DeviceArray(shape, _ITEM_BYTES[sizes["cache"]], "key/value cache") for name in names}
+        self._parts = 2 * sizes["layers"] * sizes["kv_heads"]
+        self._caches = DeviceArray((self._parts, self.s_max, self._row_bytes), 1, "key/value cache")
         most, rows = found.chunk, found.most_rows
-        tree = found.profiles["decoder_tree"][0][2]
+        self._most_nodes = found.profiles["decoder_tree"][0][2]
         self._host = {
             "embeddings": PinnedArray((most, self.width), np.float32, "embeddings"),
             "positions": PinnedArray((most,), np.int64, "positions"),
             "write": PinnedArray((1,), np.int64, "write"),
             "valid": PinnedArray((1,), np.int64, "valid"),
-            "mask": PinnedArray((tree, self.s_max), np.bool_, "mask"),
+            "mask": PinnedArray((self._most_nodes, self.s_max), np.bool_, "mask"),
             "rows": PinnedArray((rows,), np.int64, "rows"),
         }
         self._inputs = {
@@ -132,19 +199,23 @@ class TensorRtDecoder:
             DeviceArray((rows, self.vocabulary), 4, "logits"),
         )
         self._greedy = (PinnedArray((self.s_max,), np.int32, "greedy ids"), DeviceArray((rows,), 4, "greedy ids"))
-        self._engines = {
-            name: self._open(folder / str(found.engines[name]["file"]), view)
-            for name, view in (("decoder", "valid"), ("decoder_tree", "mask"))
-        }
-        self._embed = self._open_embedding(folder)
+        names = [f"{kind}_{layer}" for layer in range(sizes["layers"]) for kind in ("key", "value")]
+        part = sizes["kv_heads"] * self.s_max * self._row_bytes
+        caches = {name: self._caches.address + i * part for i, name in enumerate(names)}
+        for name, view in (("decoder", "valid"), ("decoder_tree", "mask")):
+            inputs = {key: self._inputs[key].address for key in ("embeddings", "positions", "write", "rows", view)}
+            outputs = {f"new_{key}": address for key, address in caches.items()}
+            outputs |= {"logits": self._logits[1].address, "greedy": self._greedy[1].address}
+            engines[name].bind(inputs | caches | outputs)
+        engines["embedding"].bind({"ids": self._greedy[1].address, "embeddings": self._inputs["embeddings"].address})
         # Row n holds n: copied to `positions`, `write` and `valid`, so that the host never writes while a draft runs.
         self._counters = DeviceArray((self.s_max + 1,), 8, "counters")
         counters = PinnedArray((self.s_max + 1,), np.int64, "counters")
         counters.values[:] = np.arange(self.s_max + 1)
-        stream.copy(self._counters.address, counters.address, counters.values.nbytes)
-        stream.wait()
-        self._graphs: OrderedDict[tuple[str, int, int], Any] = OrderedDict()
-        self._step: Any = None  # one drafted token, as a graph
+        self._lane.stream.copy(self._counters.address, counters.address, counters.values.nbytes)
+        self._lane.stream.wait()
+        self._graphs: OrderedDict[tuple[str, int, int], _Captured | None] = OrderedDict()
+        self._step: _Captured | None = None  # one drafted token
 
     def embed(self, ids: Ints) -> Floats:
         """Token ids [T] to embeddings [T, D]."""
@@ -167,13 +238,22 @@ class TensorRtDecoder:
     def forward_tree(
         self, embeddings: Floats, positions: Ints, mask: NDArray[np.bool_], length: int, rows: Ints, threads: int
     ) -> Floats:
-        """Masked pass; see the contract. Raises ValueError for a tree larger than the engine was built for."""
-        tokens, most = self._check(embeddings, length), self._found.profiles["decoder_tree"][0][2]
-        if tokens > most:
-            raise ValueError(f"decoder: a tree of {tokens} nodes exceeds the engine's {most}; ask for fewer")
-        seen = self._host["mask"].values[:tokens]
-        seen[:, :length], seen[:, length : length + tokens], seen[:, length + tokens :] = True, mask, False
-        return self._pass("decoder_tree", embeddings, length, np.asarray(rows), positions)
+        """Masked pass; see the contract. More nodes than the engine takes are fed part by part, as in `forward`."""
+        tokens, most, given = self._check(embeddings, length), self._most_nodes, self._found.most_rows
+        rows, seen = np.asarray(rows), self._host["mask"].values
+        logits: Floats = np.empty((len(rows), self.vocabulary), np.float32)
+        for begin in range(0, tokens, most):
+            part = slice(begin, min(begin + most, tokens))
+            count = part.stop - begin
+            seen[:count, :length], seen[:count, length + tokens :] = True, False
+            seen[:count, length : length + tokens] = mask[part]  # of nodes before it alone: they are in the cache
+            inside = np.flatnonzero((rows >= begin) & (rows < part.stop))
+            for first in range(0, max(1, len(inside)), given):
+                group = inside[first : first + given]
+                logits[group] = self._pass(
+                    "decoder_tree", embeddings[part], length + begin, rows[group] - begin, np.asarray(positions)[part]
+                )
+        return logits
 
     def greedy(self, first: int, length: int, count: int) -> Iterator[int]:
         """The likeliest id after `first`, after that, …: `count` steps enqueued at once, ids as the GPU makes them.
@@ -183,37 +263,49 @@ class TensorRtDecoder:
         """
         if not 0 < count <= self.s_max - length:
             raise ValueError(f"decoder: {count} rows after {length} do not fit a cache of {self.s_max}")
-        stream, inputs, (host_ids, ids) = self._stream, self._inputs, self._greedy
-        host_ids.values[0] = first
-        stream.copy(ids.address, host_ids.address, 4)
-        stream.copy(inputs["rows"].address, self._counters.address, 8)
-        if self._step is None:
-            self._enqueue_step()  # before a capture TensorRT wants one pass of the shape
-            stream.wait()
-            stream.copy(ids.address, host_ids.address, 4)
-            self._step = stream.capture(self._enqueue_step)
-        marks = []
-        for k in range(count):
+        stream, inputs, (host_ids, ids) = self._lane.stream, self._inputs, self._greedy
+
+        def place(k: int) -> None:
             at = self._counters.address + 8 * (length + k)
             for name, address in (("positions", at), ("write", at), ("valid", at + 8)):
                 stream.copy(inputs[name].address, address, 8)
-            stream.replay(self._step)
+
+        def begin() -> None:
+            host_ids.values[0] = first
+            stream.copy(ids.address, host_ids.address, 4)
+            stream.copy(inputs["rows"].address, self._counters.address, 8)
+            place(0)
+
+        begin()
+        if self._step is None:
+            self._step = self._captured_step()  # it has run once, on the row that the first step writes again
+            begin()
+        marks = []
+        for k in range(count):
+            place(k)
+            self._step.run(stream)
             stream.copy(host_ids.address + 4 * k, ids.address, 4)
-            marks.append(stream.event())
+            marks.append(stream.mark())
         for k, mark in enumerate(marks):
-            stream.wait_for(mark)
+            mark.wait()
             yield int(host_ids.values[k])
 
     def compact(self, length: int, kept: Ints) -> None:
-        """Move cache rows `length + kept` (ascending) to rows length, length + 1, …: one small copy a head and row."""
-        for cache in self._caches.values():
-            for to, row in enumerate(kept):
-                if to != row:
-                    for head in range(self._kv_heads):
-                        base = cache.address + (head * self.s_max + length) * self._row_bytes
-                        self._stream.copy(
-                            base + to * self._row_bytes, base + int(row) * self._row_bytes, self._row_bytes
-                        )
+        """Move cache rows `length + kept` (ascending) to rows length, length + 1, …: one copy a row, of all caches."""
+        pitch = self.s_max * self._row_bytes
+        for to, row in enumerate(kept):
+            if to != row:
+                base = self._caches.address + length * self._row_bytes
+                there, here = base + to * self._row_bytes, base + int(row) * self._row_bytes
+                self._lane.stream.copy_rows(there, here, pitch, self._row_bytes, self._parts)
+
+    def place(self, way: Sharing) -> None:
+        """From now on in a stream made for this way of sharing the GPU. Raises GpuError, and then nothing changed."""
+        stream = Stream(way)
+        self._lane.stream.wait()
+        self._graphs.clear()  # a graph belongs to the stream that it was captured on
+        self._step = None
+        self._lane.stream = stream
 
     def warm_up(self, tokens: int, rows: int, threads: int) -> None:
         """Run a pass over T rows twice: the second is captured. Overwrites the cache."""
@@ -254,63 +346,72 @@ class TensorRtDecoder:
         host["write"].values[0], host["valid"].values[0] = length, length + tokens
         host["rows"].values[:count] = rows if len(rows) else 0
         key = (name, tokens, count)
+        stream, captured = self._lane.stream, self._graphs.get(key)
         if tokens > self._found.profiles["decoder"][2][2]:
-            self._enqueue(*key)  # a large pass hides its launches by itself
-        elif self._graphs.get(key) is not None:
+            self._enqueue(self._engines[name], *key)  # a large pass hides its launches by itself
+        elif captured is not None:
             self._graphs.move_to_end(key)
-            self._stream.replay(self._graphs[key])
-        else:
-            self._enqueue(*key)
-            self._stream.wait()
-            if key in self._graphs:  # seen twice: worth a graph
-                self._graphs[key] = self._stream.capture(lambda: self._enqueue(*key))
-            else:
-                self._graphs[key] = None
-                if len(self._graphs) > _MAX_GRAPHS:
-                    self._graphs.popitem(last=False)
-        self._stream.wait()
+            captured.run(stream)
+        elif key not in self._graphs:
+            self._enqueue(self._engines[name], *key)
+            self._graphs[key] = None
+            if len(self._graphs) > _MAX_GRAPHS:
+                self._graphs.popitem(last=False)
+        else:  # seen twice: worth a graph
+            context = self._engines[name].context()
+            self._enqueue(context, *key)
+            self._graphs[key] = _Captured((context,), stream, lambda: self._enqueue(context, *key))
+        stream.wait()
         logits: Floats = self._logits[0].values[: len(rows)].copy()
         return logits
 
-    def _enqueue(self, name: str, tokens: int, count: int) -> None:
+    def _enqueue(self, engine: Engine | Context, name: str, tokens: int, count: int) -> None:
         """Inputs to the GPU, the pass, logits back; every address is fixed, so that a graph can hold it."""
-        view = "valid" if name == "decoder" else "mask"
+        view, stream = "valid" if name == "decoder" else "mask", self._lane.stream
         sizes = {
             "embeddings": tokens * self.width * 4, "positions": tokens * 8, "write": 8, "rows": count * 8,
             view: 8 if view == "valid" else tokens * self.s_max,
         }  # fmt: skip
         for tensor, size in sizes.items():
-            self._stream.copy(self._inputs[tensor].address, self._host[tensor].address, size)
+            stream.copy(self._inputs[tensor].address, self._host[tensor].address, size)
         shapes: dict[str, tuple[int, ...]] = {
             "embeddings": (tokens, self.width), "positions": (tokens,), "rows": (count,),
         }  # fmt: skip
         if view == "mask":
             shapes["mask"] = (tokens, self.s_max)
-        self._engines[name].enqueue(self._profile(name, tokens), shapes)
-        self._stream.copy(self._logits[0].address, self._logits[1].address, count * self.vocabulary * 4)
+        profile = 0 if view == "mask" else choose_profile(self._found.profiles["decoder"], tokens)
+        engine.enqueue(profile, shapes)
+        stream.copy(self._logits[0].address, self._logits[1].address, count * self.vocabulary * 4)
 
-    def _enqueue_step(self) -> None:
-        self._embed.enqueue(0, {})
+    def _captured_step(self) -> _Captured:
+        """One greedy token: the embedding of the id on the GPU, the pass, the next id. Runs once for it."""
+        embed, decode = self._engines["embedding"].context(), self._engines["decoder"].context()
         shapes = {"embeddings": (1, self.width), "positions": (1,), "rows": (1,)}
-        self._engines["decoder"].enqueue(1, shapes)
+        profile = choose_profile(self._found.profiles["decoder"], 1)
 
-    def _profile(self, name: str, tokens: int) -> int:
-        if name == "decoder_tree":
-            return 0
-        return choose_profile(self._found.profiles["decoder"], tokens)
+        def work() -> None:
+            embed.enqueue(0, {})
+            decode.enqueue(profile, shapes)
 
-    def _open(self, file: Path, view: str) -> Engine:
-        engine = Engine(file, self._stream)
-        inputs = {name: self._inputs[name].address for name in ("embeddings", "positions", "write", "rows", view)}
-        caches = {name: cache.address for name, cache in self._caches.items()}
-        engine.bind(inputs | caches | {f"new_{name}": address for name, address in caches.items()})
-        engine.bind({"logits": self._logits[1].address, "greedy": self._greedy[1].address})
-        return engine
+        work()
+        return _Captured((embed, decode), self._lane.stream, work)
 
-    def _open_embedding(self, folder: Path) -> Engine:
-        engine = Engine(folder / str(self._found.engines["embedding"]["file"]), self._stream)
-        engine.bind({"ids": self._greedy[1].address, "embeddings": self._inputs["embeddings"].address})
-        return engine
+
+class _Captured:
+    """A pass that has run on contexts of its own, as a graph; launched operator by operator where it cannot be one."""
+
+    def __init__(self, contexts: tuple[Context, ...], stream: Stream, work: Callable[[], None]) -> None:
+        stream.wait()  # TensorRT wants one pass of the shape behind it
+        self._contexts = contexts
+        capturable = all(context.capturable for context in contexts)
+        self._graph = stream.capture(work) if capturable else None
+        self._work = None if capturable else work  # a graph needs it no more, and it holds the decoder
+
+    def run(self, stream: Stream) -> None:
+        if self._graph is not None:
+            stream.replay(self._graph)
+        elif self._work is not None:
+            self._work()
 
 
 def choose_profile(profiles: list[list[int]], tokens: int) -> int:
@@ -326,7 +427,10 @@ def load(folder: Path, manifest: Mapping[str, Any], embedding: StoredTensor) -> 
     library = tensorrt_version()
     gpu = find_gpu()
     found = read_engines(folder, library, gpu.capability, gpu.name)
-    stream = Stream()
-    decoder = TensorRtDecoder(folder, found, manifest, embedding, stream)
+    lane = Lane()
+    engines = {name: Engine(folder / str(entry["file"]), lane) for name, entry in found.engines.items()}
+    lane.reserve(max(engine.scratch_bytes for engine in engines.values()), "activations")
+    vision = TensorRtVision(engines.pop("vision"), manifest)
+    decoder = TensorRtDecoder(engines, found, manifest, embedding)
     decoder.check_alignment()
-    return TensorRtVision(folder, found, manifest, stream), decoder
+    return vision, decoder

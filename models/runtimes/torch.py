@@ -19,13 +19,14 @@ from models.runtimes.torch_static import StaticTorchDecoder
 class TorchVision:
     """Pixels to visual tokens."""
 
-    def __init__(self, vision: nn.Module) -> None:
-        self._vision = vision
+    def __init__(self, vision: nn.Module, decoder: StaticTorchDecoder | None = None) -> None:
+        """On a GPU it runs in its decoder's stream: in the default one, the two models would wait for each other."""
+        self._vision, self._decoder = vision, decoder
 
     def encode(self, pixels: Floats, threads: int) -> Floats:
         """Pixels [N, 3, S, S] to visual token embeddings [V, D]."""
         torch.set_num_threads(threads)
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.cuda.stream(self._decoder.stream if self._decoder else None):
             weight = next(self._vision.parameters())
             found = self._vision(torch.from_numpy(pixels).to(weight.device, weight.dtype))
             tokens: Floats = found.float().cpu().numpy()
@@ -124,7 +125,8 @@ def load(
         return TorchVision(model.vision), TorchDecoder(model.decoder, s_max)
     try:
         model = model.to("cuda", getattr(torch, compute))
-        return TorchVision(model.vision), StaticTorchDecoder(model.decoder, s_max)
+        decoder = StaticTorchDecoder(model.decoder, s_max)
+        return TorchVision(model.vision, decoder), decoder
     except torch.cuda.OutOfMemoryError:
         raise OutOfGpuMemory(
             f"{folder}: does not fit the GPU's memory; `event-captioner models plan` says what does: take a smaller "

@@ -50,6 +50,20 @@ def test_on_the_cpu(folder: Path) -> None:
     same_as_the_reference(StaticTorchDecoder(VideoLlava.load(folder).decoder, S_MAX), folder, 1e-5)
 
 
+def test_a_long_prefill_takes_the_fused_causal_kernel(folder: Path) -> None:
+    """More rows than a graph holds: attention over the valid rows alone, also behind rows that are there already."""
+    reference = load_model(folder, "target", "torch").decoder
+    decoder = StaticTorchDecoder(VideoLlava.load(folder).decoder, S_MAX)
+    x = reference.embed(np.random.default_rng(3).integers(0, 128, 150))
+    expected = reference.forward(x, 0, np.array([79, 149]), 1)
+    limit = 1e-5 * float(np.abs(expected).max())
+    stale = np.random.default_rng(4).standard_normal(x.shape, np.float32)
+    decoder.forward(stale, 0, np.arange(0), 1)  # what an earlier window left in the cache
+    first = decoder.forward(x[:80], 0, np.array([79]), 1)
+    second = decoder.forward(x[80:], 80, np.array([69]), 1)
+    np.testing.assert_allclose(np.concatenate([first, second]), expected, rtol=0, atol=limit)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_on_the_gpu_with_graphs(folder: Path) -> None:
