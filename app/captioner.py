@@ -50,6 +50,7 @@ class CaptionerSettings:
     sampling: Sampling = GREEDY_SAMPLING
     sources: tuple[str, ...] = SOURCES
     prior_alpha: float = 0.8  # acceptance before anything was measured
+    streaming: bool = True  # prefill frames before the window closes, where the target allows it
 
 
 class Captioner:
@@ -130,8 +131,9 @@ class Captioner:
 
     @property
     def lead_ms(self) -> float:
-        """How long before a window closes its draft should begin, so that it is ready then."""
-        return lead_ms(self.costs, self.engine.guard.acceptance.tokens)
+        """How long before a window closes its draft should begin, to be ready then with a frame's prefill beside it."""
+        frame_ms = self.costs.target_start_ms / self.target.frames if self.streams else 0.0
+        return lead_ms(self.costs, self.engine.guard.acceptance.tokens) + frame_ms
 
     @property
     def drafts_ahead(self) -> bool:
@@ -141,6 +143,35 @@ class Captioner:
             and self.engine.may_draft
             and self.engine.settings.placement in (None, "lead")
         )
+
+    @property
+    def streams(self) -> bool:
+        """Whether frames are of any use before their window closes."""
+        return self.settings.streaming and self.target.frames_alone
+
+    def ahead(self, window: Window, camera: str = "", preempted: Callable[[], bool] = lambda: False) -> None:
+        """Do what can be done of a window that has not closed: begin its draft, once that is due; prefill its frames.
+
+        Between two frames it leaves when `preempted`: something else wants the target.
+        """
+        if window.draft_due and self.drafts_ahead and self._ahead != (camera, window.index):
+            self.draft_ahead(window, camera)
+        if self.streams:
+            frames = [chosen.frame for chosen in window.frames]
+            threads = self.engine.target_threads("prefill")
+
+            def encode(place: int, recorder: SpanRecorder) -> Floats:
+                with recorder.span("preprocess", "host", model="target"):
+                    pixels = self.target.pixels_from_frames([frames[place].image])
+                with recorder.span("encode", "target", frames=1, first_frame=place, end_frame=place + 1):
+                    return self.target.vision.encode(pixels, self.engine.target_threads("encode"))
+
+            self.engine.streaming.extend(self.prompts[1], frames, encode, threads, preempted)
+
+    def call_off(self) -> None:
+        """Forget what was begun of a window that will not be captioned."""
+        self._ahead = None
+        self._strategy.abandon()
 
     def draft_ahead(self, window: Window, camera: str = "") -> None:
         """Start the draft of a window that has not closed yet (placement `lead`)."""
@@ -188,11 +219,17 @@ class Captioner:
                     for threads in {prefilling, stepping}:
                         rows = np.zeros((2, model.decoder.width), np.float32)
                         model.decoder.forward_tree(rows, np.arange(2), np.tri(2, dtype=bool), 0, np.arange(2), threads)
+        if self.streams:
+            self.target.vision.warm_up(1, self.target.image_size, costs.target_encode.threads)
+            rows_a_frame = self.target.visual_tokens // self.target.frames
+            self.target.decoder.warm_up(rows_a_frame, 0, costs.target_prefill.threads)
 
     def _job(self, window: Window, camera: str, recorder: SpanRecorder) -> Job:
-        def target_pixels() -> Floats:
+        frames = tuple(chosen.frame for chosen in window.frames)
+
+        def target_pixels(first: int = 0) -> Floats:
             with recorder.span("preprocess", "host", model="target"):
-                return self.target.pixels_from_frames([chosen.frame.image for chosen in window.frames])
+                return self.target.pixels_from_frames([frame.image for frame in frames[first:]])
 
         def drafter_pixels() -> Floats:
             with recorder.span("preprocess", "host", model="drafter"):
@@ -205,9 +242,8 @@ class Captioner:
             if tell:
                 tell(window, self.target.tokenizer.decode(tokens).strip())
 
-        return Job(
-            target_pixels, drafter_pixels, recorder, show_draft, window.start_us, f"{camera}\n{self.settings.question}"
-        )
+        stream = f"{camera}\n{self.settings.question}"
+        return Job(target_pixels, drafter_pixels, recorder, show_draft, window.start_us, stream, frames)
 
     def _caption(
         self,
@@ -228,7 +264,7 @@ class Captioner:
             tokens=tuple(Token(token, tokenizer.piece(token), origin) for token, origin in transcript.display),
             finish_reason=transcript.finish_reason or "length",
             mean_logprob=float(logprobs.mean()),
-            stats=transcript.stats(self._strategy.name, placement),
+            stats=replace(transcript.stats(self._strategy.name, placement), streamed_frames=self.engine.streamed),
             spans=tuple(sorted(recorder.spans, key=lambda span: span.start_ns)),
             draft_text=tokenizer.decode(draft).strip() if draft else None,
             started_ns=started,

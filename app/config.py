@@ -83,6 +83,13 @@ class DecodingConfig(Section):
         description="With placement lead: how long before the window closes the draft is begun, in ms of wall time "
         "(at most half a window, less than a hop; none at speed max); auto: the measured time of one draft.",
     )
+    prefill: Literal["streaming", "whole"] = Field(
+        default="streaming",
+        title="Prefill",
+        description="When the target takes the frames in: each as it comes (streaming), so that at a window's end only "
+        "the last is left to do, or all when the window has closed (whole). Whole in any case with a target that "
+        "attends over time, with several cameras, while the frame rate is not known, and at speed max.",
+    )
     max_new_tokens: int = Field(
         default=64, ge=1, le=1024, title="Longest caption", description="Tokens at most a caption."
     )

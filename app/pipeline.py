@@ -72,6 +72,11 @@ class _Inbox:
                 return self._closed.popleft()
             return None
 
+    @property
+    def urgent(self) -> bool:
+        """Whether a closed window waits."""
+        return bool(self._closed)
+
     async def end(self) -> None:
         async with self._changed:
             self._ended = True
@@ -132,7 +137,7 @@ async def run_pipeline(
         while window := await inbox.get():
             try:
                 if window.partial:
-                    await loop.run_in_executor(worker, captioner.draft_ahead, window)
+                    await loop.run_in_executor(worker, captioner.ahead, window, "", lambda: inbox.urgent)
                     continue
                 done = await loop.run_in_executor(worker, captioner.caption, window)
             except Exception as error:
@@ -157,8 +162,9 @@ async def run_pipeline(
     except ExceptionGroup as group:
         raise group.exceptions[0] from None
     finally:
-        captioner.on_draft = None
         await asyncio.to_thread(worker.shutdown, wait=True, cancel_futures=True)
+        await asyncio.to_thread(captioner.call_off)  # a draft of the next window, perhaps
+        captioner.on_draft = None
         await source.close()
     if failure:
         raise failure[0]

@@ -27,6 +27,7 @@ class DecodingStats:
     alpha_hits: int = 0
     content_trials: int = 0  # the same for content words
     content_hits: int = 0
+    streamed_frames: int = 0  # prefilled before the window closed
 
     @property
     def draft_acceptance_rate(self) -> float | None:

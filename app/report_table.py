@@ -24,6 +24,7 @@ STAGE_NAMES = {
     "target_decode": "target decode",
     "total": "total",
     "sensor_to_caption": "sensor to caption",
+    "last_frame_to_caption": "last frame to caption",
 }
 LOST_NAMES = {
     "unusable_events": "events dropped: outside the sensor or out of order",

@@ -82,6 +82,7 @@ def captioner_settings(config: Config, demo: bool) -> CaptionerSettings:
         threads=_fixed_threads(config),
         sources=tuple(decoding.sources),
         sampling=Sampling(decoding.temperature, decoding.top_p, decoding.seed),
+        streaming=decoding.prefill == "streaming",
     )
 
 
@@ -112,7 +113,7 @@ def load_captioner(config: Config) -> Captioner:
 def make_windower(
     config: Config, captioner: Captioner, info: SourceInfo, first_index: int = 0, ahead: bool = True
 ) -> Windower:
-    """Cuts as configured; with partial windows where the strategy drafts before a window closes and `ahead` lets it."""
+    """Cuts as configured; with partial windows where something is done before a window closes and `ahead` lets it."""
     windows = config.windows
     return Windower(
         windows.length_ms * 1000,
@@ -122,6 +123,8 @@ def make_windower(
         windows.max_events,
         resolution=info.resolution,
         first_index=first_index,
+        frames_tell_time=info.one_clock,
+        stream=captioner.streams and ahead and config.replay.speed != "max",
     )
 
 

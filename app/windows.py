@@ -265,7 +265,7 @@ class Windower:
         if not len(events) and not frames:
             return None
         chosen, unused = choose_frames(frames, start_us, end_us, self._num_frames)
-        if partial and self._forecast:
+        if partial:
             chosen, unused = self._settled(start_us, end_us), ()
         real = sum(not frame.repeat for frame in chosen)
         told = list(notes)

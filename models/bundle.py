@@ -66,6 +66,14 @@ class VisionLanguageModel:
     visual_tokens: int
     manifest: dict[str, Any]
 
+    @property
+    def frames_alone(self) -> bool:
+        """Whether each image becomes visual tokens by itself, in a run of its own, whatever the others show.
+
+        So it is with the Hugging Face port of Video-LLaVA; the original attends over time, EventGPT pools over images.
+        """
+        return bool(self.manifest["network"] == "video_llava" and self.visual_tokens % self.frames == 0)
+
     def prompt(self, question: str = QUESTION, max_new_tokens: int = 1) -> Prompt:
         """The model's official prompt. Raises ModelError when it and `max_new_tokens` exceed the cache."""
         prompt = PROMPTS[self.manifest["network"]](self.tokenizer, question, self.visual_tokens)

@@ -195,8 +195,12 @@ class FreeRun:
         worth: Worth,
         recorder: SpanRecorder,
         sampler: Sampler = GREEDY,
+        show: Callable[[Sequence[int]], None] | None = None,
     ) -> None:
+        """`show` is told of the finished draft, on the worker, unless the run was stopped before."""
         self.drafter = drafter
+        self.shown = False  # known once the run was stopped
+        self._show = show
         self._tokens: list[int] = []
         self._stop = threading.Event()
         self._started_ns = time.monotonic_ns()
@@ -210,6 +214,9 @@ class FreeRun:
         with self.drafter.failing_softly():
             self.drafter.begin(pixels(), self.recorder, sampler)
             self.drafter.draft(self._tokens, limit, worth, self.recorder, self._stop)
+        if self._show and self._tokens and not self._stop.is_set():
+            self.shown = True
+            self._show(self._tokens)
 
     @property
     def elapsed_ms(self) -> float:

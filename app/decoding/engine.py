@@ -7,6 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
 
 from app.decoding.acceptance import Verdict, verify_chain, verify_tree
 from app.decoding.drafting import Drafter, FreeRun, PhaseThreads, Worth
@@ -14,6 +17,7 @@ from app.decoding.guard import Guard
 from app.decoding.model import CachedSequence, LanguageModel
 from app.decoding.sampling import GREEDY_SAMPLING, Sampler, Sampling
 from app.decoding.sources import SOURCES, Histories, Proposal
+from app.decoding.streaming_prefill import StreamingPrefill
 from app.decoding.transcript import Transcript
 from app.decoding.tree import TokenTree
 from app.telemetry.spans import SpanRecorder
@@ -21,16 +25,24 @@ from models.prompts import Prompt
 from models.runtimes.contract import Floats
 
 
+class TargetPixels(Protocol):
+    """The pixels of a window's frames."""
+
+    def __call__(self, first: int = 0) -> Floats:
+        """[frames - first, 3, H, W]: from frame number `first` on."""
+
+
 @dataclass(slots=True)
 class Job:
     """One window to caption: what each model looks at, made when it is asked for, and where its spans go."""
 
-    target_pixels: Callable[[], Floats]  # [frames, 3, H, W]
+    target_pixels: TargetPixels
     drafter_pixels: Callable[[], Floats]  # [slices, 3, H, W]
     recorder: SpanRecorder
     show_draft: Callable[[Sequence[int]], None] = lambda tokens: None  # the draft, before it is verified
     caption: int = 0  # names the caption, and with the seed keys the noise of its sampling
     stream: str = ""  # names the camera and what is asked of it: whose captions came before
+    frames: Sequence[object] = ()  # what `target_pixels` shows, one a frame: known again by identity
 
 
 @dataclass(slots=True)
@@ -64,6 +76,9 @@ class Engine:
         self.target_prompt = prompts[1]
         self.target = CachedSequence(target)
         self.targets = (self.target, *map(CachedSequence, more_targets))
+        self.streaming = StreamingPrefill(self.target)
+        self.streamed = 0  # frames of the caption under way that were prefilled before it began
+        self._saved_ms = 0.0  # what they would have cost it
         self.sharing = False  # both models run at once, each on its share of the cores
         self.sampler = Sampler(settings.sampling)  # of the caption that the target is at
         self.histories = Histories()
@@ -93,27 +108,43 @@ class Engine:
         """Encode the events and make the drafter's prompt pending."""
         self.drafter.begin(job.drafter_pixels(), job.recorder, self._sampler(job))
 
-    def free_run(self, job: Job, limit: int, worth: Worth, recorder: SpanRecorder | None = None) -> FreeRun:
-        """Start the drafter on its worker: events, prompt, then up to `limit` tokens."""
-        pixels, recorder = job.drafter_pixels, recorder or job.recorder
-        return FreeRun(self.worker, self.drafter, pixels, limit, worth, recorder, self._sampler(job))
+    def free_run(
+        self, job: Job, limit: int, worth: Worth, show: Callable[[Sequence[int]], None] | None = None
+    ) -> FreeRun:
+        """Start the drafter on its worker: events, prompt, then up to `limit` tokens; `show` is told of them all."""
+        pixels, recorder = job.drafter_pixels, job.recorder
+        return FreeRun(self.worker, self.drafter, pixels, limit, worth, recorder, self._sampler(job), show)
 
     def _sampler(self, job: Job) -> Sampler:
         """The caption's noise, for one of the two models: they may run at once."""
         return Sampler(self.settings.sampling, job.caption)
 
     def begin_target(self, job: Job, threads: int | None = None) -> None:
-        """Encode the frames and make the target's prompt pending."""
+        """Encode the frames that were not prefilled ahead, and make the rest of the target's prompt pending."""
         self.sampler, self.history = self._sampler(job), self.histories.of(job.stream)
-        pixels = job.target_pixels()
-        with job.recorder.span("encode", "target", frames=len(pixels)):
-            visual = self.model.vision.encode(pixels, threads or self.target_threads("encode"))
-        self.target.begin(self.target_prompt, visual)
+        self.streamed = kept = self.streaming.kept(self.target_prompt, job.frames)
+        self._saved_ms = (1.0 - self.unstreamed(job)) * self.guard.costs.target_start_ms
+        visual: Floats = np.empty((0, self.model.decoder.width), np.float32)
+        if not kept or kept < len(job.frames):
+            pixels = job.target_pixels(kept) if kept else job.target_pixels()
+            with job.recorder.span("encode", "target", frames=len(pixels), **self._places(job)):
+                visual = self.model.vision.encode(pixels, threads or self.target_threads("encode"))
+        job.recorder.spans += self.streaming.spans(kept)
+        self.target.begin(self.target_prompt, visual, self.target_prompt.num_visual - len(visual) if kept else 0)
+
+    def unstreamed(self, job: Job) -> float:
+        """The share of the target's frames that is still to be encoded and prefilled."""
+        kept = self.streaming.kept(self.target_prompt, job.frames)
+        return 1.0 - kept / len(job.frames) if kept else 1.0
+
+    def _places(self, job: Job) -> dict[str, int]:
+        """Which frames a span of the target's prefill worked on, where some were prefilled ahead."""
+        return {"first_frame": self.streamed, "end_frame": len(job.frames)} if self.streamed else {}
 
     def feed_target(self, count: int, job: Job, threads: int) -> None:
         """A prefill chunk of `count` rows."""
         if count > 0:
-            with job.recorder.span("prefill", "target", tokens=count):
+            with job.recorder.span("prefill", "target", tokens=count, **self._places(job)):
                 self.target.feed(count, threads)
 
     def target_pass(
@@ -125,7 +156,8 @@ class Engine:
         caption no time.
         """
         rows = len(self.target.pending) + len(drafts)
-        with job.recorder.span(stage, "target", tokens=rows, drafts=len(drafts)):
+        places = self._places(job) if stage == "prefill" else {}
+        with job.recorder.span(stage, "target", tokens=rows, drafts=len(drafts), **places):
             logits = self.target.forward(drafts, self.target_threads(stage))
         verdict = self.verify(drafts, logits, len(transcript.tokens))
         self.target.advance(verdict.accepted, (verdict.bonus,))
@@ -151,7 +183,8 @@ class Engine:
         if stage == "prefill" and not tree.is_chain:  # the mask grows with the rows: only the prompt's tail is in it
             self.feed_target(self.rows_before_tail, job, self.target_threads(stage))
         rows = len(self.target.pending) + len(tree)
-        with job.recorder.span(stage, "target", tokens=rows, drafts=len(tree)):
+        places = self._places(job) if stage == "prefill" else {}
+        with job.recorder.span(stage, "target", tokens=rows, drafts=len(tree), **places):
             logits = self.target.forward_tree(tree, self.target_threads(stage))
         path, verdict = verify_tree(tree, logits, self.sampler, len(transcript.tokens))
         self.target.advance_path(path, (verdict.bonus,))
@@ -189,9 +222,12 @@ class Engine:
         return max(0, min(wanted, self.model.decoder.s_max - self.target.length - len(self.target.pending)))
 
     def finish(self, transcript: Transcript, *, drafted: bool) -> None:
-        """Learn from a finished caption: the guard, and the camera's history."""
+        """Learn from a finished caption: the guard, and the camera's history.
+
+        The guard promises times of whole windows: what was prefilled ahead counts as if the caption had waited for it.
+        """
         self.learn(transcript)
-        elapsed_ms = (self.clock() - transcript.started_ns) / 1e6
+        elapsed_ms = (self.clock() - transcript.started_ns) / 1e6 + self._saved_ms
         self.guard.end_caption(len(transcript.decided), elapsed_ms, drafted=drafted)
         if "history" in self.settings.sources:
             self.history.add(transcript.ended)

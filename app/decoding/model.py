@@ -46,25 +46,44 @@ class CachedSequence:
         self.model = model
         self.length = 0
         self.pending: Floats = np.empty((0, model.decoder.width), np.float32)
+        self.begun = 0  # sequences so far: tells whether the cache is still of the same one
         self._head: tuple[int, ...] = ()  # of the current sequence
         self._cached_head: tuple[int, ...] = ()  # whose rows are in the cache
 
-    def begin(self, prompt: Prompt, visual: Floats) -> None:
+    def begin(self, prompt: Prompt, visual: Floats, kept: int = 0) -> None:
         """Start a sequence with its prompt pending; the constant head (system sentence) stays cached between sequences.
 
-        visual [prompt.num_visual, D]. Raises ValueError when its length is not what the prompt says.
+        visual [prompt.num_visual - kept, D]: `kept` visual rows before them are in the cache already, behind the head.
+        Raises ValueError when their number is not what the prompt says.
         """
-        if len(visual) != prompt.num_visual:
-            raise ValueError(f"prompt wants {prompt.num_visual} visual tokens, the vision side gave {len(visual)}")
-        decoder = self.model.decoder
-        tail = decoder.embed(np.asarray(prompt.tail_ids, np.int64))
-        self._head = prompt.head_ids
-        if prompt.head_ids == self._cached_head:
-            self.length = len(prompt.head_ids)
-            self.pending = np.concatenate([visual, tail])
+        if kept + len(visual) != prompt.num_visual:
+            raise ValueError(
+                f"prompt wants {prompt.num_visual} visual tokens, the vision side gave {len(visual)} after {kept}"
+            )
+        if kept:
+            self.begun += 1
+            self.truncate(len(prompt.head_ids) + kept)
+        else:
+            self.open(prompt.head_ids)
+        self.append(visual)
+        self.append(self._embed(prompt.tail_ids))
+
+    def open(self, head: tuple[int, ...]) -> None:
+        """Start a sequence of which only the head is known yet; it is pending unless it is cached."""
+        self.begun += 1
+        self._head = head
+        if head == self._cached_head:
+            self.length, self.pending = len(head), self.pending[:0]
         else:
             self.length, self._cached_head = 0, ()
-            self.pending = np.concatenate([decoder.embed(np.asarray(prompt.head_ids, np.int64)), visual, tail])
+            self.pending = self._embed(head)
+
+    def append(self, rows: Floats) -> None:
+        """Put embeddings [T, D] behind what is pending."""
+        self.pending = np.concatenate([self.pending, rows])
+
+    def _embed(self, ids: Sequence[int]) -> Floats:
+        return self.model.decoder.embed(np.asarray(ids, np.int64))
 
     def feed(self, count: int, threads: int) -> None:
         """Prefill chunk: put the first `count` pending rows into the cache, asking for no logits."""

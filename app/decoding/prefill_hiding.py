@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from app.decoding.costs import MAX_DRAFT
 from app.decoding.drafting import FreeRun, PhaseThreads
 from app.decoding.engine import Engine, Job, Strategy
@@ -25,7 +27,7 @@ class PrefillHiding(Strategy):
         self.abandon()
         wanted = self.engine.settings.placement
         if wanted in (None, "lead") and self._placement("lead", ahead=True):
-            self._ahead = self._free_run(job, self.engine.drafter_threads)
+            self._ahead = self._free_run(job, self.engine.drafter_threads, job.show_draft)
 
     def abandon(self) -> None:
         ahead, self._ahead = self._ahead, None
@@ -38,7 +40,7 @@ class PrefillHiding(Strategy):
         placement = "lead" if ahead else self._placement(engine.settings.placement, ahead=False)
 
         drafts, hidden = list[int](), 0
-        if ahead and not self._worth_prefilling_beside(ahead):
+        if ahead and not self._worth_prefilling_beside(ahead, job):
             drafts, hidden = self._take(ahead, job)
             engine.begin_target(job)
         elif ahead or placement == "overlap":
@@ -49,7 +51,7 @@ class PrefillHiding(Strategy):
                 drafts = self._draft_first(transcript, job)
             engine.begin_target(job)
 
-        self._end_prefill(drafts, hidden, transcript, job)
+        self._end_prefill(drafts, hidden, transcript, job, shown=ahead is not None and ahead.shown)
         engine.drafter.threads = engine.drafter_threads
         decode_by_measure(engine, transcript, job, drafter=placement is not None)
         engine.finish(transcript, drafted=placement is not None)
@@ -61,8 +63,10 @@ class PrefillHiding(Strategy):
             return None
         return self.engine.guard.choose(wanted, ahead, history="history" in self.engine.settings.sources)
 
-    def _end_prefill(self, drafts: list[int], hidden: int, transcript: Transcript, job: Job) -> None:
-        """The last chunk of the prefill carries what all sources propose."""
+    def _end_prefill(
+        self, drafts: list[int], hidden: int, transcript: Transcript, job: Job, *, shown: bool = False
+    ) -> None:
+        """The last chunk of the prefill carries what all sources propose. `shown`: the draft went out already."""
         engine, drafter = self.engine, self.engine.drafter
         proposals = known(engine, transcript, hidden=True)
         if drafts:
@@ -71,17 +75,17 @@ class PrefillHiding(Strategy):
                 proposals.insert(1, Proposal("runner_up", [drafter.runner_up], min(hidden, 1)))
         costs = engine.guard.costs
         tree = merged(engine, proposals, transcript, costs.fused_price, costs.fused_tree_ms)
-        if tree:
+        if tree and not shown:
             job.show_draft([tree.tokens[node] for node in tree.first_chain(ROOT)])
         engine.tree_pass("prefill", tree, transcript, job, proposals)
 
-    def _worth_prefilling_beside(self, ahead: FreeRun) -> bool:
+    def _worth_prefilling_beside(self, ahead: FreeRun, job: Job) -> bool:
         """A draft that is late: is waiting for it dearer than prefilling beside it on a part of the cores?"""
         if ahead.done:
             return False
         costs = self.engine.guard.costs
         left_ms = costs.draft_ms(self._expected_draft) - ahead.elapsed_ms
-        return left_ms > self._beside_ms
+        return left_ms > self._beside_ms(job)
 
     @property
     def _expected_draft(self) -> int:
@@ -89,16 +93,15 @@ class PrefillHiding(Strategy):
         guard = self.engine.guard
         return guard.costs.free_draft_length(guard.first, int(guard.acceptance.tokens))
 
-    @property
-    def _beside_ms(self) -> float:
-        """What the target's prefill loses when the drafter runs beside it."""
+    def _beside_ms(self, job: Job) -> float:
+        """What is left of the target's prefill loses so much when the drafter runs beside it."""
         costs = self.engine.guard.costs
-        return max(0.0, costs.overlap_target_ms - costs.target_start_ms)
+        return max(0.0, costs.overlap_target_ms - costs.target_start_ms) * self.engine.unstreamed(job)
 
     def _take(self, ahead: FreeRun, job: Job) -> tuple[list[int], int]:
         """The draft made ahead, waited for no longer than is worth it, and how much of it was there without waiting."""
         hidden = ahead.drafted
-        ahead.wait(self._beside_ms)
+        ahead.wait(self._beside_ms(job))
         drafts = ahead.stop()
         job.recorder.spans += ahead.recorder.spans
         return drafts, hidden
@@ -111,10 +114,12 @@ class PrefillHiding(Strategy):
         wanted = self.engine.settings.draft_tokens
         return min(MAX_DRAFT if wanted is None else wanted, transcript.room)
 
-    def _free_run(self, job: Job, threads: PhaseThreads) -> FreeRun:
+    def _free_run(
+        self, job: Job, threads: PhaseThreads, show: Callable[[Sequence[int]], None] | None = None
+    ) -> FreeRun:
         engine = self.engine
         engine.drafter.threads = threads
-        return engine.free_run(job, self._limit(engine.transcript()), engine.guard.worth_fused)
+        return engine.free_run(job, self._limit(engine.transcript()), engine.guard.worth_fused, show)
 
     def _draft_first(self, transcript: Transcript, job: Job) -> list[int]:
         """`serial`: the whole draft on all cores, before the target starts."""

@@ -143,7 +143,7 @@ class VerifySlots:
         pixels = self.job.target_pixels()
         for slot in self._slots[1:]:
             self._submit(slot, lambda slot=slot: self._prefill(slot, pixels))  # type: ignore[misc]
-        self.engine.begin_target(replace(self.job, target_pixels=lambda: pixels))
+        self.engine.begin_target(replace(self.job, target_pixels=lambda first=0: pixels[first:]))
         self.engine.target_pass("prefill", (), transcript, self.job)
 
     def start(self, text: Sequence[int], start: int) -> Task:

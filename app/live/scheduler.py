@@ -60,6 +60,11 @@ class Scheduler(Generic[A]):
         self._changed.set()
         return True
 
+    @property
+    def urgent(self) -> bool:
+        """Whether something waits that goes before windows that have not closed. Any thread may look."""
+        return bool(self._asks or self._closed)
+
     async def next(self) -> A | Turn:
         """What is next, waiting for it if need be."""
         while (found := self._take()) is None:

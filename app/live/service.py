@@ -195,7 +195,9 @@ class Service:
             if isinstance(turn, Ask):
                 await self._answer(turn)
             elif turn.window.partial:
-                await self.worker.draft_ahead(turn.window, turn.camera)
+                await self.worker.ahead(
+                    turn.window, turn.camera, self._show_draft(turn.camera), lambda: self._scheduler.urgent
+                )
             elif self._too_old(turn.window):
                 self._drop(turn.camera, turn.window, "stale")
             else:
@@ -204,13 +206,8 @@ class Service:
                 self._in_hand = None
 
     async def _caption_one(self, camera: str, window: Window) -> None:
-        loop, sinks = asyncio.get_running_loop(), self._sinks[camera]
-
-        def show_draft(window: Window, text: str) -> None:
-            loop.call_soon_threadsafe(_tell_draft, sinks, window, text)
-
         try:
-            caption = await self.worker.caption(window, camera, show_draft)
+            caption = await self.worker.caption(window, camera, self._show_draft(camera))
         except ServiceError as error:
             self._in_hand = None
             self._drop(camera, window, f"failed: {error}")
@@ -222,8 +219,17 @@ class Service:
             self._drop(camera, window, "overtime")
             return
         self.counts[camera].captioned += 1
-        for sink in sinks:
+        for sink in self._sinks[camera]:
             sink.on_caption(caption)
+
+    def _show_draft(self, camera: str) -> Callable[[Window, str], None]:
+        """Takes a camera's drafts from any thread."""
+        loop, sinks = asyncio.get_running_loop(), self._sinks[camera]
+
+        def show_draft(window: Window, text: str) -> None:
+            loop.call_soon_threadsafe(_tell_draft, sinks, window, text)
+
+        return show_draft
 
     async def _answer(self, ask: Ask) -> None:
         if ask.answer.done():

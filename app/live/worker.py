@@ -20,6 +20,8 @@ FAILURES = 3  # in a row, after which the models are loaded anew
 
 T = TypeVar("T")
 
+ShowDraft = Callable[[Window, str], None]  # told of a draft that is not verified
+
 log = structlog.get_logger(__name__)
 
 
@@ -58,7 +60,7 @@ class ModelWorker:
         self._configured = self._captioner.settings.question
         self._health.set("model", OK)
 
-    async def caption(self, window: Window, camera: str, show_draft: Callable[[Window, str], None]) -> Caption:
+    async def caption(self, window: Window, camera: str, show_draft: ShowDraft) -> Caption:
         """Raises what the captioner raises; after three failures in a row the models are loaded anew first.
 
         Raises ServiceError when they were loaded anew too often.
@@ -77,18 +79,29 @@ class ModelWorker:
         self._health.set("model", OK)
         return caption
 
-    async def draft_ahead(self, window: Window, camera: str) -> None:
-        """Begin the draft of a window that has not closed; a failure costs the draft."""
+    async def ahead(
+        self, window: Window, camera: str, show_draft: ShowDraft, preempted: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Do what can be done of a window that has not closed, until `preempted`; a failure costs no more than that.
+
+        `show_draft` and `preempted` are called on the models' threads.
+        """
+
+        def run() -> None:
+            self.captioner.on_draft = show_draft
+            self.captioner.ahead(window, camera, preempted)
+
         try:
-            await self._call(lambda: self.captioner.draft_ahead(window, camera))
+            await self._call(run)
         except Exception as error:
-            log.warning("draft_failed", window=window.index, error=f"{type(error).__name__}: {error}")
+            log.warning("ahead_failed", window=window.index, error=f"{type(error).__name__}: {error}")
 
     async def answer(self, window: Window, question: str) -> Caption:
         """The caption of a window under another question. Raises ModelError when the question is too long."""
 
         def run() -> Caption:
             captioner, usual = self.captioner, self.captioner.settings.question
+            captioner.on_draft = None  # the answer is for who asked
             captioner.set_question(question)
             try:
                 return captioner.caption(window)

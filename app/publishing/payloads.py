@@ -270,6 +270,7 @@ def _decoding(caption: Caption) -> Payload:
         "num_accepted_draft_tokens": stats.num_accepted_draft_tokens,
         "hidden_tokens": stats.hidden_tokens,
         "accepted_hidden_tokens": stats.accepted_hidden_tokens,
+        "streamed_frames": stats.streamed_frames,
         "num_spec_steps": stats.num_spec_steps,
         "mean_acceptance_length": stats.mean_acceptance_length,
         "draft_acceptance_rate": stats.draft_acceptance_rate,

@@ -15,14 +15,15 @@ STAGES: dict[str, tuple[str, str]] = {
     "verify": ("verify", "target"),
     "target_decode": ("decode", "target"),
 }
-LATENCY_KEYS = ("queue", *STAGES, "total", "sensor_to_caption")
+LATENCY_KEYS = ("queue", *STAGES, "total", "sensor_to_caption", "last_frame_to_caption")
 
 
 def latency_ms(caption: Caption) -> dict[str, float | None]:
     """Milliseconds by stage; None for a stage that did not run.
 
     `queue` is from the window's closing to the captioner taking it; `total` to the last verified token;
-    `sensor_to_caption` counts from the arrival of the window's end, which is the instant it closes.
+    `sensor_to_caption` counts from the arrival of the window's end, which is the instant it closes,
+    `last_frame_to_caption` from that of the last frame that the target saw.
     """
     closed_ns = caption.window.closed_ns
     result: dict[str, float | None] = {"queue": _ms(caption.started_ns - closed_ns)}
@@ -30,6 +31,8 @@ def latency_ms(caption: Caption) -> dict[str, float | None]:
         durations = [s.end_ns - s.start_ns for s in caption.spans if s.name == name and s.lane == lane]
         result[key] = _ms(sum(durations)) if durations else None
     result["total"] = result["sensor_to_caption"] = _ms(caption.finished_ns - closed_ns)
+    arrived_ns = max((chosen.frame.arrived_ns for chosen in caption.window.frames), default=0)
+    result["last_frame_to_caption"] = _ms(caption.finished_ns - arrived_ns) if arrived_ns else None
     return result
 
 

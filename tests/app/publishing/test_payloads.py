@@ -62,6 +62,7 @@ def test_caption_payload() -> None:
         "target_decode": 8,
         "total": 30,
         "sensor_to_caption": 30,
+        "last_frame_to_caption": 630,
     }
     assert payload["decoding"]["mean_acceptance_length"] == 4
     assert payload["decoding"]["draft_acceptance_rate"] == 0.5

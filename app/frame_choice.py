@@ -1,0 +1,66 @@
+"""Which frames of a window the target is given; and, while the window is open, which it will be given."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Sequence
+from itertools import pairwise, takewhile
+from statistics import median
+
+INTERVALS = 8  # between the newest frames: their median is the period
+FEWEST = 3  # of them, before a rate is known
+EARLY = 0.15  # of a period by which a frame may come earlier than expected
+
+
+def nearest(times: Sequence[float], start_us: int, end_us: int, count: int) -> list[int]:
+    """For each of `count` places evenly spaced over [start, end): the index of the frame nearest to it.
+
+    Place i stands for the instant start + (i + ½)·length/count; of two equally near frames the earlier one is taken.
+    `times` are in order and not empty.
+    """
+    picks: list[int] = []
+    for i in range(count):
+        ideal_us = start_us + (2 * i + 1) * (end_us - start_us) / (2 * count)
+        after = bisect_left(times, ideal_us)
+        near = [j for j in (after - 1, after) if 0 <= j < len(times)]
+        picks.append(min(near, key=lambda j: abs(times[j] - ideal_us)))
+    return picks
+
+
+class FrameForecast:
+    """Tells a camera's frame rate from its frames, and from that what an open window will be given.
+
+    It may be wrong, when frames are lost or their rate changes: the closed window has the last word.
+    """
+
+    def __init__(self) -> None:
+        self._times: deque[int] = deque(maxlen=INTERVALS + 1)
+
+    def observe(self, t_us: int) -> None:
+        """A frame has come."""
+        if not self._times or t_us > self._times[-1]:
+            self._times.append(t_us)
+
+    @property
+    def period_us(self) -> float | None:
+        """From a frame to the next; None while it is not known."""
+        if len(self._times) <= FEWEST:
+            return None
+        return median(after - before for before, after in pairwise(self._times))
+
+    def settled(self, times: Sequence[int], start_us: int, end_us: int, count: int) -> list[int]:
+        """The frames of the leading places that no frame to come will take: as `nearest` finds them at the end.
+
+        times: of the window's frames so far. Empty while the rate is not known.
+        """
+        period_us = self.period_us
+        if not times or period_us is None:
+            return []
+        expected: list[float] = []
+        next_us = times[-1] + (1 - EARLY) * period_us
+        while next_us < end_us:
+            expected.append(next_us)
+            next_us += period_us
+        picks = nearest([*times, *expected], start_us, end_us, count)
+        return list(takewhile(lambda pick: pick < len(times), picks))
