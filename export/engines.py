@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,24 @@ from export.engine_graphs import engine_graph
 from models.checkpoint import read_json
 from models.errors import ModelError
 from models.manifest import MANIFEST, read_manifest
-from models.runtimes.engine_files import EngineSet
-from models.runtimes.nvidia import GpuError, OutOfGpuMemory, find_gpu, tensorrt, tensorrt_version
+from models.runtimes.engine_files import ENGINES, EngineSet
+from models.runtimes.memory import PeakMemory
+from models.runtimes.nvidia import (
+    GpuError,
+    OutOfGpuMemory,
+    find_gpu,
+    quiet_logger,
+    refusal,
+    started,
+    tensorrt,
+    tensorrt_version,
+)
 from models.stored import sha256, stored_tensors
 
 VERIFY_ROWS = 32  # tokens at most in a verify pass, and rows of logits at most in any pass
+LEAST_CHUNK = 64  # tokens of a pass: with fewer, a build that has no memory is given up
+CACHE_UPDATE, ATTENTION = "KV_CACHE_UPDATE", "ATTENTION_INPUT"  # TensorRT's kinds of layer
+_TYPES = {"float16": "HALF", "bfloat16": "BF16"}
 Profile = tuple[int, int, int]  # least, usual and most tokens (images, for vision)
 
 
@@ -33,7 +46,7 @@ Profile = tuple[int, int, int]  # least, usual and most tokens (images, for visi
 class BuiltEngine:
     """A serialised engine, and what its network was made of."""
 
-    data: bytes
+    data: memoryview  # of TensorRT's own memory: a 7B engine is not copied
     layers: Mapping[str, int]  # TensorRT's layer kinds and how many there are
     bindings: Mapping[str, tuple[str, tuple[int, ...]]]  # name to data type and shape, -1 where it varies
 
@@ -60,54 +73,108 @@ def build_engines(
     """Build the engines of an exported folder and write them with their manifest; `report` gets a line for each.
 
     capability ("8.9") names another GPU than this machine's, where the library can build for it. chunk: tokens at
-    most in one pass, all of the cache by default. progress is told (phase, step, steps). Raises ModelError.
+    most in one pass, all of the cache by default; half as many, and again, where the memory does not do for it.
+    progress is told (phase, step, steps). Raises ModelError.
     """
     manifest = read_manifest(folder, _role(folder))
-    library = tensorrt_version()
     device = None if capability else find_gpu()
-    target = capability or (device.capability if device else "")
+    job = _Job(folder, manifest, precision, capability, report, progress)
     most = min(chunk or manifest["s_max"], manifest["s_max"])
-    frames = manifest["frames"]
-    plan = {
-        "vision": [(1, frames, frames)],
-        "decoder": decoder_profiles(manifest["s_max"], most),
-    }
-    engines: dict[str, dict[str, Any]] = {}
-    lookup = _lookup_graph(folder, manifest)
-    try:
-        made = {"embedding": build_engine(lookup, [], precision, capability, progress)}
-    finally:
-        lookup.unlink()
-    for name, profiles in plan.items():
-        made[name] = build_engine(folder / f"{name}.onnx", profiles, precision, capability, progress)
-    first, second = tree_profiles(most)
-    for profile in (first, second):
+    (folder / ENGINES).unlink(missing_ok=True)  # a manifest never describes another build's engines
+    while True:
         try:
-            made["decoder_tree"] = build_engine(
-                folder / "decoder_tree.onnx", [profile], precision, capability, progress
-            )
-        except GpuError:
-            if profile == second:
-                raise
-        else:
-            plan["decoder_tree"] = [profile]
+            engines, plan = job.build(most)
             break
-    for name, built in made.items():
-        file = folder / f"{name}.engine"
-        file.write_bytes(built.data)
-        engines[name] = {"file": file.name, "bytes": len(built.data), "sha256": sha256(file)}
-        report(
-            f"engine {name}: {len(built.data) / 1e6:,.1f} MB, {len(plan.get(name, []))} profiles, "
-            f"{built.layers.get('KV_CACHE_UPDATE', 0)} cache updates, "
-            f"{built.layers.get('ATTENTION_INPUT', 0)} attentions"
-        )
+        except OutOfGpuMemory as error:
+            if most <= LEAST_CHUNK:
+                raise
+            most = max(LEAST_CHUNK, most // 2)
+            report(f"{error}: once more with --chunk {most}")
+    report(f"peak memory: {job.memory}")
     found = EngineSet(
-        library, precision, target, device.name if device else None,
-        {f"{name}.onnx": sha256(folder / f"{name}.onnx") for name in plan}, engines,
+        tensorrt_version(), precision, capability or (device.capability if device else ""),
+        device.name if device else None, {f"{name}.onnx": sha256(folder / f"{name}.onnx") for name in plan}, engines,
         {name: [list(profile) for profile in profiles] for name, profiles in plan.items()}, VERIFY_ROWS, most,
     )  # fmt: skip
     found.write(folder)
     return found
+
+
+@dataclass
+class _Job:
+    """The engines of one folder, each written as soon as it is built: two of a 7B are never in memory together."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    precision: str
+    capability: str | None
+    report: Callable[[str], None]
+    progress: Callable[[str, int, int], None]
+    memory: PeakMemory = field(default_factory=PeakMemory)
+
+    def build(self, most: int) -> tuple[dict[str, dict[str, Any]], dict[str, list[Profile]]]:
+        """Engines as the manifest describes them, and the profiles of each. Raises GpuError."""
+        frames, s_max = self.manifest["frames"], self.manifest["s_max"]
+        plan = {"vision": [(1, frames, frames)], "decoder": decoder_profiles(s_max, most)}
+        lookup = _lookup_graph(self.folder, self.manifest)
+        try:
+            engines = {"embedding": self._write("embedding", self._one(lookup, []), 0)}
+        finally:
+            lookup.unlink()
+        for name, profiles in plan.items():
+            engines[name] = self._write(name, self._one(self.folder / f"{name}.onnx", profiles), len(profiles))
+        path, (first, second) = self.folder / "decoder_tree.onnx", tree_profiles(most)
+        try:
+            plan["decoder_tree"], built = [first], self._one(path, [first])
+        except OutOfGpuMemory:
+            raise
+        except GpuError:
+            plan["decoder_tree"], built = [second], self._one(path, [second])
+        engines["decoder_tree"] = self._write("decoder_tree", built, 1)
+        return engines, plan
+
+    def _one(self, path: Path, profiles: list[Profile]) -> BuiltEngine:
+        def step(phase: str, done: int, steps: int) -> None:
+            self.memory.look()
+            self.progress(phase, done, steps)
+
+        built = build_engine(path, profiles, self.precision, self.capability, step)
+        self.memory.look()
+        return built
+
+    def _write(self, name: str, built: BuiltEngine, profiles: int) -> dict[str, Any]:
+        if name.startswith("decoder"):
+            check_layers(built, self.manifest, name)
+        file = self.folder / f"{name}.engine"
+        file.write_bytes(built.data)
+        self.report(
+            f"engine {name}: {len(built.data) / 1e6:,.1f} MB, {profiles} profiles, "
+            f"{built.layers.get(CACHE_UPDATE, 0)} cache updates, {built.layers.get(ATTENTION, 0)} attentions"
+        )
+        return {"file": file.name, "bytes": len(built.data), "sha256": sha256(file)}
+
+
+def check_layers(built: BuiltEngine, manifest: Mapping[str, Any], name: str) -> None:
+    """What TensorRT made of the contract: its own cache updates and attentions, and every cache bound in place.
+
+    Raises GpuError: an engine without them would copy the caches in every pass, or be wrong.
+    """
+    sizes = manifest["decoder"]
+    wanted = {CACHE_UPDATE: 2 * sizes["layers"], ATTENTION: sizes["layers"]}
+    for kind, count in wanted.items():
+        if built.layers.get(kind, 0) != count:
+            raise GpuError(
+                f"{name}: TensorRT built {built.layers.get(kind, 0)} of {count} {kind} layers; it is another version "
+                "than this project knows: choose runtime: torch or onnx"
+            )
+    cache = (_TYPES.get(sizes["cache"]), (1, sizes["kv_heads"], manifest["s_max"], sizes["head_dim"]))
+    for layer in range(sizes["layers"]):
+        for kind in ("key", "value"):
+            for binding in (f"{kind}_{layer}", f"new_{kind}_{layer}"):
+                if built.bindings.get(binding) != cache:
+                    raise GpuError(
+                        f"{name}: {binding} is {built.bindings.get(binding)}, not {cache}; export the checkpoint again"
+                    )
 
 
 def build_engine(
@@ -119,21 +186,23 @@ def build_engine(
 ) -> BuiltEngine:
     """One engine from one graph file and the weights beside it. Raises GpuError with TensorRT's own last word."""
     trt = tensorrt()
-    logger = _logger(trt)
-    builder = trt.Builder(logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    config = builder.create_builder_config()
-    if builder is None or network is None or config is None:
-        raise GpuError(f"{path.name}: TensorRT gave no builder: {logger.last}; reinstall TensorRT")
+    logger = quiet_logger(trt)
+    builder = started(lambda: trt.Builder(logger), "builder")
+    typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = started(lambda: builder.create_network(typed), "network")
+    config = started(builder.create_builder_config, "builder configuration")
+    if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)  # else TensorRT-RTX's passes fit no CUDA graph
     if capability:
         _name_target(trt, config, capability)
     config.progress_monitor = _monitor(trt, progress)
     with tempfile.TemporaryDirectory(prefix=".engine.", dir=path.parent) as temporary:
-        parser = trt.OnnxParser(network, logger)
+        parser = started(lambda: trt.OnnxParser(network, logger), "parser")
         if not parser.parse_from_file(str(engine_graph(path, precision, Path(temporary)))):
             said = "; ".join(str(parser.get_error(i)) for i in range(min(2, parser.num_errors))) or logger.last
             raise GpuError(
-                f"{path.name}: TensorRT cannot read the graph ({_short(said)}); export with another precision"
+                f"{path.name}: TensorRT cannot read the graph ({' '.join(said.split())[:240]}); export with another "
+                "precision"
             )
         _finish_attention(trt, network)
         _add_greedy(trt, network)
@@ -141,11 +210,11 @@ def build_engine(
             _add_profile(builder, network, config, profile, path.name)
         serialized = builder.build_serialized_network(network, config)
     if serialized is None:
-        said = _short(logger.last)
-        if "memory" in said.lower():
-            raise OutOfGpuMemory(f"{path.name}: no memory to build in ({said}); free some, or take a smaller precision")
-        raise GpuError(f"{path.name}: TensorRT built no engine in {precision} ({said}); export with another precision")
-    return BuiltEngine(bytes(serialized), _kinds(network), _bindings(network))
+        raise refusal(
+            f"{path.name}: TensorRT built no engine in {precision}", logger.last, "free some memory, or take another "
+            "precision",
+        )  # fmt: skip
+    return BuiltEngine(memoryview(serialized), _kinds(network), _bindings(network))
 
 
 def _lookup_graph(folder: Path, manifest: Mapping[str, Any]) -> Path:
@@ -194,13 +263,17 @@ def _finish_attention(trt: Any, network: Any) -> None:
     valid = next(
         (tensor for tensor in (network.get_input(i) for i in range(network.num_inputs)) if tensor.name == "valid"), None
     )
-    lengths = None if valid is None else network.add_cast(valid, trt.int32).get_output(0)
+    lengths = None if valid is None else _output(network.add_cast(valid, trt.int32), "cast")
+    if not hasattr(trt.LayerType, ATTENTION):
+        raise GpuError(f"{trt.__name__} {trt.__version__}: knows no attention layer; install a newer one")
     for i in range(network.num_layers):
         layer = network.get_layer(i)
         if layer.type != trt.LayerType.ATTENTION_INPUT:
             continue
         layer.__class__ = trt.IAttentionInputLayer
         attention = layer.attention
+        if not hasattr(attention, "key_value_lengths"):
+            raise GpuError(f"{trt.__name__} {trt.__version__}: its attention takes no lengths; install a newer one")
         attention.decomposable = True
         if attention.causal_kind != trt.CausalMaskKind.NONE:
             if lengths is None:
@@ -213,7 +286,7 @@ def _add_greedy(trt: Any, network: Any) -> None:
     """An output `greedy` [R, 1]: each row's likeliest id, so that a drafter's next id stays on the GPU."""
     for i in range(network.num_outputs):
         if network.get_output(i).name == "logits":
-            ids = network.add_topk(network.get_output(i), trt.TopKOperation.MAX, 1, 1 << 1).get_output(1)
+            ids = _output(network.add_topk(network.get_output(i), trt.TopKOperation.MAX, 1, 1 << 1), "top 1", 1)
             ids.name = "greedy"
             network.mark_output(ids)
             return
@@ -247,23 +320,11 @@ def _bindings(network: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
     return {tensor.name: (str(tensor.dtype).rpartition(".")[2], tuple(tensor.shape)) for tensor in tensors}
 
 
-def _short(said: str) -> str:
-    return " ".join(said.split())[:240] or "it does not say why"
-
-
-def _logger(trt: Any) -> Any:
-    """A logger that prints nothing and keeps the last error: TensorRT returns None and says why only there."""
-
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.last = ""
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity <= trt.ILogger.ERROR:
-                self.last = message
-
-    return Logger()
+def _output(layer: Any, what: str, index: int = 0) -> Any:
+    found = None if layer is None else layer.get_output(index)
+    if found is None:
+        raise GpuError(f"TensorRT adds no {what} to the network; install another version of it")
+    return found
 
 
 def _monitor(trt: Any, progress: Callable[[str, int, int], None]) -> Any:

@@ -24,7 +24,7 @@ from models.tokenizer import Tokenizer, load_tokenizer
 __all__ = ["ModelError", "Role", "RuntimeName", "VisionLanguageModel", "load_first", "load_model"]
 
 Role = Literal["drafter", "target"]
-RuntimeName = Literal["onnx", "torch", "tensorrt"]
+RuntimeName = Literal["onnx", "onnx-cuda", "onnx-tensorrt", "torch", "tensorrt"]
 
 
 class WarmVision(VisionRuntime, Protocol):
@@ -107,7 +107,7 @@ def load_model(folder: Path, role: Role, runtime: RuntimeName = "onnx", max_new_
         raise ModelError(f"{folder}: network {manifest['network']!r} is unknown; export the checkpoint again")
     embedding = _embedding(folder, manifest)
     tokenizer = load_tokenizer(folder)
-    vision, decoder = {"onnx": _onnx, "torch": _torch, "tensorrt": _tensorrt}[runtime](folder, manifest, embedding)
+    vision, decoder = _LOADERS[runtime](folder, manifest, embedding)
     model = VisionLanguageModel(
         role=role,
         name=manifest["name"],
@@ -187,3 +187,22 @@ def _tensorrt(folder: Path, manifest: dict[str, Any], embedding: StoredTensor) -
     from models.runtimes.tensorrt import load
 
     return load(folder, manifest, embedding)
+
+
+def _onnx_gpu(runtime: str) -> _Loader:
+    def load(folder: Path, manifest: dict[str, Any], embedding: StoredTensor) -> tuple[WarmVision, WarmDecoder]:
+        from models.runtimes.onnx_gpu import load
+
+        return load(folder, manifest, embedding, runtime)
+
+    return load
+
+
+_Loader = Callable[[Path, dict[str, Any], StoredTensor], tuple[WarmVision, WarmDecoder]]
+_LOADERS: dict[RuntimeName, _Loader] = {
+    "onnx": _onnx,
+    "onnx-cuda": _onnx_gpu("onnx-cuda"),
+    "onnx-tensorrt": _onnx_gpu("onnx-tensorrt"),
+    "torch": _torch,
+    "tensorrt": _tensorrt,
+}

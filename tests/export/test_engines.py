@@ -8,8 +8,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from export.checkpoint import export_checkpoint
-from export.engines import build_engine, build_engines, decoder_profiles
-from export.graphs import _causal, attach
+from export.engines import build_engine, build_engines, check_layers, decoder_profiles, tree_profiles
+from export.graphs import _causal, _tree, attach
 from export.joint import join_projections
 from export.quantize import quantize_graphs
 from models.errors import ModelError
@@ -25,6 +25,7 @@ tensorrt_rtx = pytest.importorskip(
 )
 COMPUTE = {"fp16": "float16", "bf16": "bfloat16", "int8": "float16", "int4": "float16"}
 BITS = {"int8": 8, "int4": 4}
+FULL_ROWS = 2176  # cache rows of the target: 2,076 of the prompt, 64 new ones, drafts in flight
 
 
 def exported(folder: Path, role: str, precision: str) -> Path:
@@ -36,23 +37,25 @@ def exported(folder: Path, role: str, precision: str) -> Path:
     return folder / "out"
 
 
-def full_width_layer(folder: Path) -> Path:
-    """One decoder layer of 7B shape with random weights and a small vocabulary, int4, as a graph file."""
+def full_width_twin(folder: Path) -> Path:
+    """The full-size decoder's twin of one layer: 7B shapes, random weights, a small vocabulary, int4; both graphs."""
     config = LlamaConfig(512, 4096, 11008, 1, 32, 32, 128, 1e-5, 1e4, 4096)
     with torch.device("meta"):
         decoder = LlamaDecoder(config).half().requires_grad_(False)
         shapes = {name: tuple(value.shape) for name, value in decoder.state_dict().items()}
     with FakeTensorMode(allow_non_fake_inputs=True):
         decoder.to_empty(device="cpu")
-        graphs = {"decoder": _causal(decoder, 2176)}
+        graphs = {"decoder": _causal(decoder, FULL_ROWS), "decoder_tree": _tree(decoder, FULL_ROWS)}
     names = {name: ("F16", shape) for name, shape in shapes.items()}
     write_tensors(folder / "model.safetensors", names, random_values(list(names), names))
     weights = {f"decoder.{name}": tensor for name, tensor in stored_tensors(folder / "model.safetensors").items()}
-    attach(graphs["decoder"], weights, "decoder.")
-    join_projections(graphs["decoder"])
+    for graph in graphs.values():
+        attach(graph, weights, "decoder.")
+        join_projections(graph)
     quantize_graphs(graphs, weights, 4, folder / "decoder.int4.safetensors")
-    onnx.save_model(graphs["decoder"], folder / "decoder.onnx")
-    return folder / "decoder.onnx"
+    for name, graph in graphs.items():
+        onnx.save_model(graph, folder / f"{name}.onnx")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -118,13 +121,33 @@ def test_the_parsers_causal_attention_is_not_ours(half: Path) -> None:
             assert layer.attention.key_value_lengths is None
 
 
-def test_a_full_width_layer_builds_with_all_profiles(tmp_path: Path) -> None:
-    """One decoder layer of 7B shape (4096 wide, 32 heads of 128, 2,176 cache rows) in the drafter's int4."""
-    path = full_width_layer(tmp_path)
-    for capability in ("8.6", "12.0"):
-        built = build_engine(path, decoder_profiles(2176, 2176), "int4", capability)
-        assert built.layers["KV_CACHE_UPDATE"] == 2
-        assert len(built.data) > 90_000_000
+def test_the_full_size_twin_builds_with_all_profiles(tmp_path: Path) -> None:
+    """One decoder layer of 7B shape (4096 wide, 32 heads of 128, 2,176 cache rows) in the drafter's int4.
+
+    Each form for two named GPUs, with every profile that the runtime asks for; layers and bindings are the contract's.
+    """
+    folder = full_width_twin(tmp_path)
+    sizes = {"layers": 1, "kv_heads": 32, "head_dim": 128, "cache": "float16"}
+    manifest = {"decoder": sizes, "s_max": FULL_ROWS}
+    plan = {"decoder": decoder_profiles(FULL_ROWS, FULL_ROWS), "decoder_tree": tree_profiles(FULL_ROWS)[:1]}
+    assert plan["decoder"] == [(1, 1088, 2176), (1, 1, 1), (2, 28, 32)]
+    for name, profiles in plan.items():
+        for capability in ("8.6", "12.0"):
+            built = build_engine(folder / f"{name}.onnx", profiles, "int4", capability)
+            check_layers(built, manifest, name)
+            assert len(built.data) > 90_000_000
+            assert built.bindings["embeddings"] == ("FLOAT", (-1, 4096))
+    assert built.bindings["mask"] == ("BOOL", (-1, FULL_ROWS))
+
+
+def test_an_engine_that_is_not_the_contracts_is_refused(half: Path) -> None:
+    built = build_engine(half / "decoder.onnx", decoder_profiles(S_MAX, S_MAX), "fp16", "8.9")
+    sizes = {"layers": 2, "kv_heads": 2, "head_dim": 16, "cache": "float16"}
+    check_layers(built, {"decoder": sizes, "s_max": S_MAX}, "decoder")
+    with pytest.raises(GpuError, match=r"decoder: TensorRT built 4 of 6 KV_CACHE_UPDATE layers; .*: choose runtime"):
+        check_layers(built, {"decoder": sizes | {"layers": 3}, "s_max": S_MAX}, "decoder")
+    with pytest.raises(GpuError, match=r"decoder: key_0 is .*160.*, not .*168.*; export the checkpoint again"):
+        check_layers(built, {"decoder": sizes, "s_max": 168}, "decoder")
 
 
 def test_what_cannot_be_built_is_one_line(half: Path, tmp_path: Path) -> None:
