@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 import structlog
 
+from app.live.alignment import Alignment
+from app.live.motion import match
+from app.publishing.payloads import Clock, Sync, wall_us
 from app.sensors.contract import Events, Frame, Item, Source, SourceError, SourceInfo
 from app.supervision.budget import RestartBudget
 from app.supervision.health import OK, Health
@@ -19,6 +22,11 @@ from app.windows import Window, Windower
 TICK_S = 0.02
 QUIET_NS = 100_000_000  # when no item has come for so long, the clock closes windows; before, the items do
 SPAN_NS = 5_000_000_000  # over which the least delay is looked for
+JUMP_US = 1_000_000  # a stream whose time falls back by more has had its clock set: windows begin anew
+MATCH_S = 1.0  # between two looks whether there is motion enough to compare the clocks of two devices
+WALL_SET_US = 1_704_067_200_000_000  # 2024-01-01: a wall clock before that was never set since boot
+QUICKEST_US = 10_000  # what the quickest batch may have been under way
+LOST = ("late_events", "late_frames", "excess_events", "empty_windows")
 
 log = structlog.get_logger(__name__)
 
@@ -40,11 +48,14 @@ class SensorNow:
         elif offset_ns < self._halves[-1][1]:
             self._halves[-1] = self._halves[-1][0], offset_ns
 
+    def offset_us(self) -> int | None:
+        """Host-monotonic time less sensor time; None before the first item."""
+        return min(offset_ns for _, offset_ns in self._halves) // 1000 if self._halves else None
+
     def now_us(self) -> int | None:
         """None before the first item."""
-        if not self._halves:
-            return None
-        return (time.monotonic_ns() - min(offset_ns for _, offset_ns in self._halves)) // 1000
+        offset_us = self.offset_us()
+        return None if offset_us is None else time.monotonic_ns() // 1000 - offset_us
 
 
 @dataclass(slots=True)
@@ -81,15 +92,34 @@ class Camera:
         self.streams = {"events": Stream(), "frames": Stream()}
         self.opened = asyncio.Event()  # the first attempt to open it is over, however it went
         self.info: SourceInfo | None = None
-        self.lost = dict.fromkeys(("late_events", "late_frames", "excess_events", "empty_windows"), 0)
+        self.sync: Sync | None = None  # frames' clock against events'; of one device, and before both were heard, None
+        self.frames_without_clock = 0  # dropped: they came before the events whose clock they are put on
         self.on_item: Callable[[str, SourceInfo, Item], None] | None = None  # the recorder's
         self.on_state: Callable[[str], None] = lambda name: None
         self._open_source, self._make_windower, self._on_window = open_source, make_windower, on_window
         self._health = health
         self._stalled_s, self._frozen_s = stalled_after_s, frozen_after_s
+        self._windower: Windower | None = None
+        self._lost = dict.fromkeys(LOST, 0)  # by windowers that are gone
         self._next_index = 0
+        self._now = SensorNow()
+        self._alignment: Alignment | None = None  # of a source of two devices
         self._last_ns = 0  # the newest item of any stream
         self._heard = asyncio.Event()
+
+    @property
+    def lost(self) -> dict[str, int]:
+        """Events, frames and windows that came to nothing, by reason."""
+        now = self._windower
+        return {key: count + (getattr(now, key) if now else 0) for key, count in self._lost.items()}
+
+    @property
+    def clock(self) -> Clock:
+        """The sensor's clock against the wall, now; nothing but what is published comes of the wall clock."""
+        host_us, now_us = self._now.offset_us(), wall_us()
+        if host_us is None or now_us < WALL_SET_US:
+            return Clock()
+        return Clock("sensor", now_us - time.monotonic_ns() // 1000 + host_us, QUICKEST_US)
 
     async def run(self) -> None:
         """Read the source for ever; raises nothing but a bug."""
@@ -132,47 +162,89 @@ class Camera:
             raise
 
     async def _read(self, source: Source, info: SourceInfo) -> str:
-        windower, now = self._make_windower(info, self._next_index), SensorNow()
+        self._begin(info)
+        self._alignment, self.sync = None if info.one_clock else Alignment(info.resolution), None
         self._last_ns = time.monotonic_ns()
         for name, there in (("events", info.has_events), ("frames", info.has_frames)):
             self.streams[name].last_ns = self._last_ns if there else None
             self._tell(name, OK if there else "disabled", None if there else f"the source has no {name}")
         self.opened.set()
         log.info("source_opened", camera=self.name, source=info.name)
-        reading = asyncio.create_task(self._items(source, info, windower, now))
-        watching = asyncio.create_task(self._watch(windower, now))
+        reading = asyncio.create_task(self._items(source, info))
+        watching = asyncio.create_task(self._watch())
+        matching = [asyncio.create_task(self._match(self._alignment))] if self._alignment else []
         try:
             await asyncio.wait((reading, watching), return_when=asyncio.FIRST_COMPLETED)
             return watching.result() if watching.done() else reading.result()
         finally:
-            for task in (reading, watching):
+            for task in (reading, watching, *matching):
                 task.cancel()
-            await asyncio.gather(reading, watching, return_exceptions=True)
-            for key in self.lost:
-                self.lost[key] += getattr(windower, key)
-            self._next_index = windower.next_index
+            await asyncio.gather(reading, watching, *matching, return_exceptions=True)
+            self._end_windower()
 
-    async def _items(self, source: Source, info: SourceInfo, windower: Windower, now: SensorNow) -> str:
+    def _begin(self, info: SourceInfo) -> None:
+        """Windows from here on have nothing to do with those before, but for their numbers."""
+        self._end_windower()
+        self._windower, self._now = self._make_windower(info, self._next_index), SensorNow()
+        for stream in self.streams.values():
+            stream.last_us = None
+
+    def _end_windower(self) -> None:
+        if self._windower is None:
+            return
+        self._lost, self._next_index = self.lost, self._windower.next_index
+        self._windower = None
+
+    async def _items(self, source: Source, info: SourceInfo) -> str:
         async for item in source:
-            t_us = int(item.t[-1]) if isinstance(item, Events) and len(item) else getattr(item, "t_us", None)
-            if t_us is None:
+            if isinstance(item, Events) and not len(item):
                 continue
             self._last_ns = time.monotonic_ns()
-            now.observe(t_us, self._last_ns)
-            stream = self.streams["frames" if isinstance(item, Frame) else "events"]
+            aligned = self._on_event_clock(item, info)
+            if aligned is None:
+                self.frames_without_clock += 1
+                continue
+            t_us = int(aligned.t[-1]) if isinstance(aligned, Events) else aligned.t_us
+            stream = self.streams["frames" if isinstance(aligned, Frame) else "events"]
+            if stream.last_us is not None and t_us < stream.last_us - JUMP_US:
+                log.warning("sensor_clock_jumped", camera=self.name, back_s=round((stream.last_us - t_us) / 1e6, 3))
+                self._begin(info)
+            if self._alignment is None or self._alignment.alone or isinstance(aligned, Events):
+                self._now.observe(t_us, self._last_ns)
             stream.last_us, stream.last_ns = t_us, self._last_ns
             if self.on_item is not None:
-                self.on_item(self.name, info, item)
-            self._give(windower.push(item))
+                self.on_item(self.name, info, aligned)
+            assert self._windower is not None
+            self._give(self._windower.push(aligned))
         return f"the source ended: {getattr(source, 'ended_early', None) or 'no more data'}"
 
-    async def _watch(self, windower: Windower, now: SensorNow) -> str:
+    def _on_event_clock(self, item: Item, info: SourceInfo) -> Item | None:
+        """The item itself, or a frame of a second device with its time made that of the events; None: not yet."""
+        if self._alignment is None:
+            return item
+        if isinstance(item, Frame):
+            return self._alignment.frame(item, item.arrived_ns or self._last_ns)
+        if self._alignment.events(item, self._last_ns):
+            self._begin(info)
+        return item
+
+    async def _match(self, alignment: Alignment) -> None:
+        """Now and then compare what both devices saw move; the sums are done in a thread."""
+        while True:
+            await asyncio.sleep(MATCH_S)
+            if (motion := alignment.motion()) is not None:
+                alignment.matched(motion, await asyncio.to_thread(match, motion))
+            self.sync = alignment.sync
+
+    async def _watch(self) -> str:
         """Close windows on time, and tell a stalled stream from a frozen source; returns when it is frozen."""
         while True:
             await asyncio.sleep(TICK_S)
-            at_ns, now_us = time.monotonic_ns(), now.now_us()
-            if at_ns - self._last_ns > QUIET_NS and now_us is not None:
-                self._give(windower.tick(now_us - QUIET_NS // 1000))
+            at_ns, now_us = time.monotonic_ns(), self._now.now_us()
+            telling = self.streams["events"] if self._alignment else None  # frames of another device close nothing
+            last_ns = self._last_ns if telling is None or telling.last_ns is None else telling.last_ns
+            if at_ns - last_ns > QUIET_NS and now_us is not None and self._windower is not None:
+                self._give(self._windower.tick(now_us - QUIET_NS // 1000))
             if at_ns - self._last_ns > self._frozen_s * 1e9:
                 return f"frozen: nothing came for {self._frozen_s:g} s"
             for name, stream in self.streams.items():

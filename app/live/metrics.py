@@ -87,12 +87,27 @@ class ServiceMetrics(Collector):
                 up.add_metric([name, stream], state.state == "online")
                 if state.last_ns is not None:
                     age.add_metric([name, stream], (time.monotonic_ns() - state.last_ns) / 1e9)
-            for what, count in camera.lost.items():
+            for what, count in (camera.lost | {"frames_without_clock": camera.frames_without_clock}).items():
                 lost.add_metric([name, what], count)
             restarts.add_metric([f"camera {name}"], camera.budget.total)
         restarts.add_metric(["model"], self._service.worker.budget.total)
         restarts.add_metric(["publisher"], self._service.publisher_budget.total)
         yield from (age, up, lost, restarts)
+        yield from self._clocks()
+
+    def _clocks(self) -> Iterator[Metric]:
+        """Of cameras that are two devices, once both were heard."""
+        offset = _gauge("clock_offset_seconds", "Event time less frame time.", "camera")
+        offset_error = _gauge("clock_offset_uncertainty_seconds", "Two standard errors of it.", "camera")
+        drift = _gauge("clock_drift_ppm", "By which the offset grows.", "camera")
+        drift_error = _gauge("clock_drift_uncertainty_ppm", "Two standard errors of it.", "camera")
+        for name, camera in self._service.cameras.items():
+            if (sync := camera.sync) is not None:
+                offset.add_metric([name], sync.offset_us / 1e6)
+                offset_error.add_metric([name], sync.uncertainty_us / 1e6)
+                drift.add_metric([name], sync.drift_ppm)
+                drift_error.add_metric([name], sync.drift_uncertainty_ppm)
+        yield from (offset, offset_error, drift, drift_error)
 
     def _parts(self) -> Iterator[Metric]:
         ok = _gauge("part_ok", "1 while a part is as it should be.", "part")

@@ -63,6 +63,8 @@ class Service:
         self.publisher, self.store, self.recorder = publisher, store, recorder
         self.cameras = {name: make(self._on_window) for name, make in cameras.items()}
         self.counts = {name: Counts() for name in cameras}
+        if publisher:
+            publisher.clock_of = lambda name: self.cameras[name].clock
         self.publisher_budget = RestartBudget(settings.restarts)
         self.started_ns = time.monotonic_ns()
         self._sinks, self._on_loaded = sinks, on_loaded
@@ -310,7 +312,7 @@ class Service:
             stream: StreamStatus(s.state, s.last_us, wall(s.last_ns) if s.last_us is not None else None, s.reason)
             for stream, s in self.cameras[name].streams.items()
         }
-        self.publisher.set_camera_status(name, streams)
+        self.publisher.set_camera_status(name, streams, self.cameras[name].sync)
 
     async def _end(
         self,

@@ -14,7 +14,7 @@ from app.publishing.broker import Broker, parse_url
 from app.publishing.connection import Connection
 from app.publishing.errors import PublishError
 from app.publishing.outbox import Message, Outbox, Payload, Receipt
-from app.publishing.payloads import CaptionLog, Clock, Origin, StreamStatus
+from app.publishing.payloads import CaptionLog, Clock, Origin, StreamStatus, Sync
 from app.records import Caption, Dropped
 from app.windows import Window
 
@@ -59,6 +59,7 @@ class Publisher:
         self.session = uuid.uuid4().hex[:12]
         self.outbox = Outbox() if outbox is None else outbox
         self._clock = clock or Clock("recording" if replay else "sensor")
+        self.clock_of: Callable[[str], Clock] = lambda camera: self._clock  # a live camera's, at this moment
         self._drafts = drafts
         self._last_expiry_s = last_expiry_s
         self._logs: dict[str, CaptionLog] = {}
@@ -104,7 +105,8 @@ class Publisher:
         self._connection.stop(reason)
 
     def origin(self, camera: str) -> Origin:
-        return Origin(self.node, topics.check_name("camera", camera), self.session, self._clock, self.replay)
+        name = topics.check_name("camera", camera)
+        return Origin(self.node, name, self.session, self.clock_of(name), self.replay)
 
     def publish_caption(self, caption: Caption, camera: str) -> Payload:
         """Queue a caption, then its place as the newest one, and its telemetry; the payload is returned, for files."""
@@ -158,9 +160,9 @@ class Publisher:
         )
         self._connection.set_state(Message(self.topics.info, payload, topics.INFO))
 
-    def set_camera_status(self, camera: str, streams: Mapping[str, StreamStatus]) -> None:
-        """The state of a camera's `events` and `frames` streams."""
-        payload = payloads.camera_status_payload(self.origin(camera), streams)
+    def set_camera_status(self, camera: str, streams: Mapping[str, StreamStatus], sync: Sync | None = None) -> None:
+        """The state of a camera's `events` and `frames` streams, and of the clocks of two devices."""
+        payload = payloads.camera_status_payload(self.origin(camera), streams, sync)
         self._connection.set_state(Message(self.topics.camera_status(camera), payload, topics.CAMERA_STATUS))
 
     @property

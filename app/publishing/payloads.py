@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from app.publishing.outbox import Payload, Receipt
@@ -51,6 +51,21 @@ class StreamStatus:
     last_data_us: int | None = None  # sensor time
     last_data_wall_us: int | None = None
     reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sync:
+    """The frames' clock, of a second device, against the events'.
+
+    Event time = frame time + `offset_us`, now; the offset grows by `drift_ppm` µs a second. The uncertainties are two
+    standard errors. `method` is `arrival`, or `motion` once a moving scene has told how long frames are under way.
+    """
+
+    offset_us: int
+    uncertainty_us: int
+    drift_ppm: float
+    drift_uncertainty_ppm: float
+    method: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,8 +221,8 @@ def result_payload(
     }
 
 
-def camera_status_payload(origin: Origin, streams: Mapping[str, StreamStatus]) -> Payload:
-    """camera_status/1; `streams` are `events` and `frames`, whichever the camera has."""
+def camera_status_payload(origin: Origin, streams: Mapping[str, StreamStatus], sync: Sync | None = None) -> Payload:
+    """camera_status/1; `streams` are `events` and `frames`, whichever the camera has. `sync` of two devices."""
     return {
         "schema": "camera_status/1",
         "node": origin.node,
@@ -222,6 +237,7 @@ def camera_status_payload(origin: Origin, streams: Mapping[str, StreamStatus]) -
             }
             for name, s in streams.items()
         },
+        "sync": asdict(sync) if sync else None,
         "replay": origin.replay,
         "created_wall_us": wall_us(),
     }

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ class Switch:
     frames: bool = True
     frozen: bool = False
     error: str | None = None  # raised by the next item, and by opening
+    frame_clock_us: int | None = None  # of two devices: what the frames' clock is behind the events'
+    sensor_clock_us: int = 0  # by how much the sensor's clock was set forward
     opened: int = 0
 
 
@@ -41,10 +43,11 @@ class Feed:
     """Real time, from the clock: an event batch and a small frame every 50 ms."""
 
     switch: Switch
-    info: SourceInfo = field(default_factory=lambda: SourceInfo("feed", (60, 40), True, True, True))
     closed: bool = False
 
     def __post_init__(self) -> None:
+        one_clock = self.switch.frame_clock_us is None
+        self.info = SourceInfo("feed", (60, 40), True, True, True, one_clock=one_clock)
         if self.switch.error:
             raise SourceError(self.switch.error)
         self.switch.opened += 1
@@ -58,9 +61,9 @@ class Feed:
                 raise SourceError(self.switch.error)
             if self.switch.frozen:
                 continue
-            t_us = time.monotonic_ns() // 1000
+            t_us = time.monotonic_ns() // 1000 + self.switch.sensor_clock_us
             if self.switch.frames:
-                yield Frame(t_us - 1, image, time.monotonic_ns())
+                yield Frame(t_us - 1 - (self.switch.frame_clock_us or 0), image, time.monotonic_ns())
             if self.switch.events:
                 times = np.linspace(t_us - PERIOD_US // 2, t_us, 20).astype(np.int64)
                 x, y = random.integers(0, 40, (2, 20)).astype(np.int16)
