@@ -14,7 +14,7 @@ from app.yaml_source import ConfigError
 COMMANDS = (
     *("run", "record", "fault-run"),
     *("demo", "replay", "info", "bench", "simulate"),
-    *("export", "models", "train-demo", "synthesize", "check-config", "doctor"),
+    *("export", "models", "train-demo", "synthesize", "check-config", "cameras", "doctor"),
 )
 OUR_PACKAGES = ("app", "models", "export")
 

@@ -7,11 +7,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from app.camera_config import CameraConfig
 from app.config_section import Section, TopicLevel
 from app.decoding.names import StrategyName
 from app.publishing.broker import CREDENTIAL, parse_url
 from app.publishing.errors import PublishError
-from app.service_config import CameraConfig, CommandsConfig, RecordingConfig, ServiceConfig
+from app.service_config import CommandsConfig, RecordingConfig, ServiceConfig
 from app.yaml_source import ConfigError, YamlSource, explain
 
 BUNDLED_PAIR = Path(__file__).parents[1] / "models" / "demo" / "pair"
@@ -373,6 +374,7 @@ def _resolve_paths(data: dict[str, Any], base: Path) -> None:
         ("models", "drafter", "path"),
         ("models", "target", "path"),
         *(("cameras", name, "path") for name in (cameras if isinstance(cameras, dict) else ())),
+        *(("cameras", name, "rgb_camera", "file") for name in (cameras if isinstance(cameras, dict) else ())),
         ("mqtt", "username_file"),
         ("mqtt", "password_file"),
         ("mqtt", "ca_file"),

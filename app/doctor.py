@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 
 from app.config import Config, Role
 from app.publishing.broker import parse_url
+from app.sensors.discovery import DEV, USB
 from models.errors import ModelError
 
-VIDEO = Path("/dev")
 _ANSWER_S = 3.0  # a broker on the network answers within it
 _GPU_PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider")
 
@@ -27,7 +26,7 @@ class Finding:
     needed: bool = False
 
 
-def examine(config: Config, video: Path = VIDEO) -> list[Finding]:
+def examine(config: Config, video: Path = DEV) -> list[Finding]:
     """Everything, in the order of the screen. Takes seconds: models are loaded, the broker is called."""
     return [
         *(model(config, role) for role in ("drafter", "target")),
@@ -91,39 +90,35 @@ def onnx_runtime() -> Finding:
     return Finding("ONNX Runtime", on_gpu, found, remedy)
 
 
-def event_cameras() -> Finding:
+def event_cameras(usb: Path = USB) -> Finding:
     """Event cameras on USB, as dv-processing finds them."""
-    remedy = "plug one in; install the udev rules (`make install-service`); recordings need none"
+    from app.sensors import discovery
+
     try:
-        import dv_processing
+        names = discovery.event_cameras()
     except ImportError as error:
         return Finding("event cameras", False, f"dv-processing cannot be imported: {error}", "run `make setup`")
-    names = _discover(dv_processing)
+    if not names and (seen := discovery.seen_on_usb(usb)):
+        remedy = "install the udev rules (`make install-service`), join the group plugdev, plug it in again"
+        return Finding("event cameras", False, f"{seen} on USB that this user may not open", remedy)
+    remedy = "plug one in; install the udev rules (`make install-service`); recordings need none"
     return Finding("event cameras", bool(names), ", ".join(names) or "none", remedy)
 
 
-def _discover(dv_processing: object) -> list[str]:
-    camera = getattr(getattr(dv_processing, "io", None), "camera", None)
-    discover = getattr(camera, "discover", None)
-    return [str(found) for found in discover()] if discover else []
+def video_cameras(folder: Path = DEV) -> Finding:
+    """RGB cameras of the kernel (V4L2) that this user may open."""
+    from app.sensors.discovery import video_devices
 
-
-def video_cameras(folder: Path = VIDEO) -> Finding:
-    """RGB cameras of the kernel (V4L2) that this user may read."""
-    nodes = sorted(folder.glob("video*"))
-    readable = [node.name for node in nodes if _readable(node)]
-    if nodes and not readable:
-        found, remedy = f"{len(nodes)}, none of which this user may read", "sudo usermod -aG video $USER; log in again"
-    else:
+    devices = video_devices(folder)
+    usable = [f"{Path(device.path).name} {device.name}".strip() for device in devices if device.usable]
+    if devices and not usable:
         found, remedy = (
-            ", ".join(readable) or "none",
-            "plug one in; `v4l2-ctl --list-devices` tells what the kernel sees",
+            f"{len(devices)}, none of which this user may open",
+            "sudo usermod -aG video $USER; log in again",
         )
-    return Finding("video cameras", bool(readable), found, remedy)
-
-
-def _readable(node: Path) -> bool:
-    return os.access(node, os.R_OK)
+    else:
+        found, remedy = ", ".join(usable) or "none", "plug one in; `v4l2-ctl --list-devices` tells what the kernel sees"
+    return Finding("video cameras", bool(usable), found, remedy)
 
 
 def broker(url: str) -> Finding:

@@ -1,35 +1,15 @@
-"""The sections of the configuration that `run` and `record` read: cameras, service, commands, recording."""
+"""The sections of the configuration that `run` and `record` read, besides `cameras`: service, commands, recording."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from app.config_section import Section
 
 CommandName = Literal["pause", "resume", "prompt", "ask", "record"]
 EVERY_COMMAND: tuple[CommandName, ...] = ("pause", "resume", "prompt", "ask", "record")
-
-
-class CameraConfig(Section):
-    source: Literal["synthetic", "recording"] = Field(
-        default="synthetic",
-        title="Source",
-        description="synthetic: the demo street as an endless test pattern. recording: a file, played again and again.",
-    )
-    seed: int = Field(
-        default=0, ge=0, le=2**31, title="Seed", description="With synthetic: another seed, another street."
-    )
-    path: str | None = Field(
-        default=None, title="Recording", description="With recording: the file, relative to this one."
-    )
-
-    @model_validator(mode="after")
-    def _has_its_path(self) -> CameraConfig:
-        if self.source == "recording" and self.path is None:
-            raise ValueError("a recording needs a path: name the file to play")
-        return self
 
 
 class ServiceConfig(Section):

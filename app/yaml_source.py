@@ -89,7 +89,8 @@ def _lines(node: yaml.Node, key: Key, path: Path, open_nodes: set[int]) -> Itera
 
 def _resolve(field: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
     """Follow a reference to another section's schema."""
-    reference = field.get("$ref")
+    choices = [choice for choice in field.get("anyOf", ()) if choice.get("type") != "null"]
+    reference = field.get("$ref") or (choices[0].get("$ref") if len(choices) == 1 else None)
     resolved: dict[str, Any] = schema["$defs"][reference.rsplit("/", 1)[1]] if reference else field
     return resolved
 
@@ -99,7 +100,8 @@ def _field(location: Key, schema: dict[str, Any]) -> tuple[Key, dict[str, Any]]:
     key: Key = ()
     field = schema
     for part in location:
-        inner = field.get("properties", {}).get(part, field.get("additionalProperties"))
+        named = field.get("additionalProperties") or next(iter(field.get("patternProperties", {}).values()), None)
+        inner = field.get("properties", {}).get(part, named)
         if not isinstance(inner, dict):  # a section of names of one's own describes them all at once
             break
         key, field = (*key, part), _resolve(inner, schema)
@@ -139,6 +141,10 @@ def _expected(field: dict[str, Any], schema: dict[str, Any]) -> str:
     kind = field.get("type")
     if kind == "object":
         return f"a section with keys such as {next(iter(field.get('properties', {'…': None})))}"
+    if kind == "array":
+        fewest, most = field.get("minItems"), field.get("maxItems")
+        count = "" if fewest is None else f" of {fewest}" if fewest == most else f" of {fewest} to {most}"
+        return f"a list{count} items, each {_expected(field.get('items', {}), schema)}"
     if kind == "boolean":
         return "true or false"
     if kind == "string":

@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 from prometheus_client import CollectorRegistry
 
+from app.camera_config import CameraConfig
 from app.captioner import Captioner
 from app.config import Config, override
 from app.live.camera import Camera
@@ -30,7 +31,6 @@ from app.publishing.outbox import Outbox
 from app.publishing.payloads import Clock, Origin
 from app.publishing.store import Store
 from app.sensors.contract import Source, SourceInfo
-from app.service_config import CameraConfig
 from app.session import load_captioner, make_windower, our_version
 from app.sinks import Outlet
 from app.supervision.health import Health
@@ -50,6 +50,11 @@ def open_camera(config: CameraConfig) -> Source:
 
         assert config.path is not None
         return open_recording(config.path, loop=0)
+    if config.source == "live":
+        from app.sensors.live import Live
+
+        events, frames = config.event_camera, config.rgb_camera
+        return Live(events.spec() if events else None, frames.spec() if frames else None)
     from app.sensors.synthetic import Synthetic
 
     return Paced(Synthetic(config.seed))

@@ -17,10 +17,11 @@ LONGEST_US = 366 * 86_400_000_000  # a longer time range is damage, not a record
 
 @dataclass(frozen=True, slots=True)
 class RawFrame:
-    """A frame as stored: sensor time in µs; uint8 [H, W] grey or [H, W, 3] RGB."""
+    """A frame as stored or captured: sensor time in µs; uint8 [H, W] grey or [H, W, 3] RGB."""
 
     t_us: int
     image: NDArray[np.uint8]
+    exposure_us: int = 0  # 0: unknown
 
 
 def merged(events: Iterator[Events], frames: Iterator[RawFrame]) -> Iterator[Events | RawFrame]:

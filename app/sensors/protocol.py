@@ -2,7 +2,8 @@
 
 I  JSON: what the source is (first, once)             X  JSON {"error"}: it cannot be read (any further)
 E  events: t int64[n], x int16[n], y int16[n], p uint8[n]
-F  a frame: int64 t_us, uint32 height, width, channels, then uint8 [H, W, C], RGB or grey
+F  a frame: int64 t_us, uint32 exposure_us, height, width, channels, then uint8 [H, W, C], RGB or grey
+D  JSON {"events", "frames"}: how many a live capture has left out so far
 Z  JSON {"ended_early", "dropped"}: the end
 """
 
@@ -17,7 +18,7 @@ import numpy as np
 from app.sensors.contract import Events, Frame, Item
 
 HEADER = struct.Struct("<cI")
-FRAME = struct.Struct("<qIII")
+FRAME = struct.Struct("<qIIII")
 
 
 def read_message(pipe: BinaryIO) -> tuple[bytes, bytes]:
@@ -36,7 +37,8 @@ def pack(item: Item) -> bytes:
         parts = item.t.tobytes(), item.x.tobytes(), item.y.tobytes(), item.p.tobytes()
         return b"".join((HEADER.pack(b"E", 13 * len(item)), *parts))
     image = item.image[:, :, :1] if item.grey else item.image
-    return b"".join((HEADER.pack(b"F", FRAME.size + image.size), FRAME.pack(item.t_us, *image.shape), image.tobytes()))
+    head = HEADER.pack(b"F", FRAME.size + image.size), FRAME.pack(item.t_us, item.exposure_us, *image.shape)
+    return b"".join((*head, image.tobytes()))
 
 
 def unpack_events(payload: bytes) -> Events:
@@ -52,9 +54,9 @@ def unpack_events(payload: bytes) -> Events:
 
 def unpack_frame(payload: bytes) -> Frame:
     """The image of one message, grey ones as three equal channels; it arrives now."""
-    t_us, height, width, channels = FRAME.unpack_from(payload)
+    t_us, exposure_us, height, width, channels = FRAME.unpack_from(payload)
     image = np.frombuffer(payload, np.uint8, offset=FRAME.size).reshape(height, width, channels)
     grey = channels == 1
     if grey:
         image = np.repeat(image, 3, axis=2)
-    return Frame(t_us, image, time.monotonic_ns(), grey)
+    return Frame(t_us, image, time.monotonic_ns(), grey, exposure_us)

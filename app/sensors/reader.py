@@ -21,6 +21,7 @@ import numpy as np
 
 from app.sensors.aedat4 import NO_TABLE, copy_without_table, table_position
 from app.sensors.contract import Events
+from app.sensors.dv_data import events_of, image_of
 from app.sensors.events import batches, cut, select
 from app.sensors.merging import BATCH_US, LONGEST_US, RawFrame, first_line, merged, sane
 from app.sensors.protocol import FRAME, HEADER
@@ -152,9 +153,7 @@ class Reader:
         """Batches of at most BATCH_US, of events a sensor of this size can have sent, time never running backwards."""
         last_us = self.start_us
         for store in self._stores(start_us, end_us):
-            raw = store.numpy()
-            t, x, y = (np.ascontiguousarray(raw[name]) for name in ("timestamp", "x", "y"))
-            events = Events(t, x, y, np.ascontiguousarray(raw["polarity"]).astype(np.uint8))
+            events = events_of(store)
             good = sane(events, self.resolution, last_us, self.end_us)
             if not good.all():
                 self.dropped += int(len(good) - np.count_nonzero(good))
@@ -171,12 +170,9 @@ class Reader:
             if frame.timestamp < last_us:
                 continue
             last_us = int(frame.timestamp)
-            image = np.asarray(frame.image)
-            if image.dtype != np.uint8 or image.size == 0:
-                continue
-            if image.ndim == 3:
-                image = image[:, :, 0] if image.shape[2] == 1 else image[:, :, 2::-1]  # BGR(A) to RGB
-            yield RawFrame(last_us, np.ascontiguousarray(image))
+            image = image_of(frame)
+            if image is not None:
+                yield RawFrame(last_us, image)
 
     def items(self, start_us: int, end_us: int) -> Iterator[Events | RawFrame]:
         """Events and frames of [start_us, end_us) in time order; what damage hides is told in `damage`."""
@@ -253,7 +249,7 @@ def main(argv: list[str]) -> None:
             else:
                 image = item.image
                 channels = image.shape[2] if image.ndim == 3 else 1
-                send(b"F", FRAME.pack(item.t_us, *image.shape[:2], channels), image.tobytes())
+                send(b"F", FRAME.pack(item.t_us, item.exposure_us, *image.shape[:2], channels), image.tobytes())
         send_json(b"Z", {"ended_early": reader.damage, "dropped": reader.dropped})
     except BrokenPipeError:
         os._exit(0)  # nobody listens any more
