@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from models.bundle import WarmDecoder, WarmVision
 from models.errors import ModelError
-from models.runtimes.contract import Floats
+from models.runtimes.contract import Floats, WarmDecoder, WarmVision
 from models.runtimes.onnx import DecoderSizes, OnnxDecoder, OnnxVision
 from models.runtimes.torch import TorchDecoder, TorchVision
 from models.stored import stored_tensors

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,7 +16,8 @@ from models.event_frames import render
 from models.manifest import read_manifest
 from models.preprocess import clip_pixels
 from models.prompts import PROMPTS, QUESTION, Prompt
-from models.runtimes.contract import DecoderRuntime, Floats, VisionRuntime
+from models.runtimes.contract import Floats, WarmDecoder, WarmVision
+from models.runtimes.fallback import FallbackDecoder, FallbackVision, Ladder
 from models.stored import StoredTensor, stored_tensors
 from models.tokenizer import Tokenizer, load_tokenizer
 
@@ -25,26 +25,6 @@ __all__ = ["ModelError", "Role", "RuntimeName", "VisionLanguageModel", "load_fir
 
 Role = Literal["drafter", "target"]
 RuntimeName = Literal["onnx", "onnx-cuda", "onnx-tensorrt", "torch", "tensorrt"]
-
-
-class WarmVision(VisionRuntime, Protocol):
-    """A vision runtime that can prepare itself."""
-
-    def warm_up(self, frames: int, image_size: int, threads: int) -> None:
-        """Load and allocate for N frames [3, S, S] on so many threads."""
-
-    def keep(self, threads: Collection[int]) -> None:
-        """Close what was opened for other thread counts."""
-
-
-class WarmDecoder(DecoderRuntime, Protocol):
-    """A decoder runtime that can prepare itself."""
-
-    def warm_up(self, tokens: int, rows: int, threads: int) -> None:
-        """Load and allocate for a pass over T tokens with R rows of logits. Overwrites the cache."""
-
-    def keep(self, threads: Collection[int]) -> None:
-        """Close what was opened for other thread counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +79,21 @@ def load_model(folder: Path, role: Role, runtime: RuntimeName = "onnx", max_new_
     Raises ModelError, one line, for a missing or damaged file, a manifest that does not match, the wrong role, and a
     cache that is too small.
     """
+    return load_first(folder, role, [runtime], lambda *told: None, max_new_tokens)
+
+
+def load_first(
+    folder: Path,
+    role: Role,
+    runtimes: Sequence[RuntimeName],
+    told: Callable[[str, str, str], None],
+    max_new_tokens: int = 1,
+) -> VisionLanguageModel:
+    """`load_model` with the first runtime that can; `told` hears of each that cannot, of the next, and why.
+
+    On a GPU, what runs out of memory later goes on in smaller passes or with the next runtime, and `told` hears of it.
+    Raises what the last one raises.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise ModelError(f"{folder}: no such folder; name the folder of an exported model")
@@ -107,12 +102,19 @@ def load_model(folder: Path, role: Role, runtime: RuntimeName = "onnx", max_new_
         raise ModelError(f"{folder}: network {manifest['network']!r} is unknown; export the checkpoint again")
     embedding = _embedding(folder, manifest)
     tokenizer = load_tokenizer(folder)
-    vision, decoder = _LOADERS[runtime](folder, manifest, embedding)
+
+    def load(runtime: str) -> tuple[WarmVision, WarmDecoder]:
+        return _LOADERS[runtime](folder, manifest, embedding)
+
+    ladder = Ladder(load, runtimes, told)
+    vision, decoder = ladder.parts
+    if ladder.runtime != "onnx":
+        vision, decoder = FallbackVision(ladder), FallbackDecoder(ladder)
     model = VisionLanguageModel(
         role=role,
         name=manifest["name"],
         demo=manifest["demo"],
-        runtime=runtime,
+        runtime=runtimes[runtimes.index(ladder.runtime)],
         vision=vision,
         decoder=decoder,
         tokenizer=tokenizer,
@@ -128,21 +130,6 @@ def load_model(folder: Path, role: Role, runtime: RuntimeName = "onnx", max_new_
         raise ModelError(f"{folder}: the tokenizer's ids exceed the vocabulary; it belongs to another checkpoint")
     model.prompt(QUESTION, max_new_tokens)
     return model
-
-
-def load_first(
-    folder: Path, role: Role, runtimes: Sequence[RuntimeName], told: Callable[[RuntimeName, RuntimeName, str], None]
-) -> VisionLanguageModel:
-    """`load_model` with the first runtime that can; `told` hears of each that cannot, of the next, and why.
-
-    Raises what the last one raises.
-    """
-    for name, following in pairwise(runtimes):
-        try:
-            return load_model(folder, role, name)
-        except ModelError as error:
-            told(name, following, str(error))
-    return load_model(folder, role, runtimes[-1])
 
 
 def _embedding(folder: Path, manifest: dict[str, Any]) -> StoredTensor:
@@ -199,7 +186,7 @@ def _onnx_gpu(runtime: str) -> _Loader:
 
 
 _Loader = Callable[[Path, dict[str, Any], StoredTensor], tuple[WarmVision, WarmDecoder]]
-_LOADERS: dict[RuntimeName, _Loader] = {
+_LOADERS: dict[str, _Loader] = {
     "onnx": _onnx,
     "onnx-cuda": _onnx_gpu("onnx-cuda"),
     "onnx-tensorrt": _onnx_gpu("onnx-tensorrt"),

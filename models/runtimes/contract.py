@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Collection
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from models.runtimes.sharing import Sharing
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -45,3 +48,31 @@ class DecoderRuntime(Protocol):
 
     def compact(self, length: int, kept: Ints) -> None:
         """Move cache rows `length + kept` (ascending) to rows length, length + 1, …: keeping one path of a tree."""
+
+
+class WarmVision(VisionRuntime, Protocol):
+    """A vision runtime that can prepare itself."""
+
+    def warm_up(self, frames: int, image_size: int, threads: int) -> None:
+        """Load and allocate for N frames [3, S, S] on so many threads."""
+
+    def keep(self, threads: Collection[int]) -> None:
+        """Close what was opened for other thread counts."""
+
+
+class WarmDecoder(DecoderRuntime, Protocol):
+    """A decoder runtime that can prepare itself."""
+
+    def warm_up(self, tokens: int, rows: int, threads: int) -> None:
+        """Load and allocate for a pass over T tokens with R rows of logits. Overwrites the cache."""
+
+    def keep(self, threads: Collection[int]) -> None:
+        """Close what was opened for other thread counts."""
+
+
+@runtime_checkable
+class GpuDecoder(Protocol):
+    """A decoder whose passes run in a stream of its own on a GPU."""
+
+    def place(self, way: Sharing) -> None:
+        """From now on in a stream for this way of sharing the GPU. Raises GpuError, and then nothing has changed."""

@@ -19,6 +19,7 @@ from models.checkpoint import place
 from models.errors import ModelError
 from models.runtimes.alignment import aligned
 from models.runtimes.contract import Floats, Ints
+from models.runtimes.memory import cache_bytes, need_memory, weight_bytes
 from models.runtimes.nvidia import GpuError, OutOfGpuMemory
 from models.runtimes.onnx import DecoderSizes
 from models.stored import StoredTensor
@@ -292,6 +293,8 @@ def load(
         raise ModelError(
             f"{folder}: was exported in {sizes.cache}; export with --precision fp16 for runtime: {runtime}"
         )
+    # Two decoder sessions, each with its weights.
+    need_memory(2 * weight_bytes(manifest) + cache_bytes(manifest), str(folder))
     cache = folder / "onnxruntime-tensorrt"
 
     def session(name: str) -> ort.InferenceSession:

@@ -19,6 +19,7 @@ from models.runtimes.alignment import aligned
 from models.runtimes.contract import Floats, Ints
 from models.runtimes.cuda import DeviceArray, PinnedArray, Stream
 from models.runtimes.engine_files import EngineSet, read_engines
+from models.runtimes.memory import cache_bytes, need_memory
 from models.runtimes.nvidia import GpuError, find_gpu, quiet_logger, refusal, started, tensorrt, tensorrt_version
 from models.runtimes.sharing import Sharing
 from models.stored import StoredTensor
@@ -424,6 +425,9 @@ def load(folder: Path, manifest: Mapping[str, Any], embedding: StoredTensor) -> 
     library = tensorrt_version()
     gpu = find_gpu()
     found = read_engines(folder, library, gpu.capability, gpu.name)
+    # The causal and the masked decoder each hold the weights: what the files hold is what the GPU must.
+    engines_bytes = sum(int(entry["bytes"]) for entry in found.engines.values())
+    need_memory(engines_bytes + cache_bytes(manifest), str(folder))
     lane = Lane()
     engines = {name: Engine(folder / str(entry["file"]), lane) for name, entry in found.engines.items()}
     lane.reserve(max(engine.scratch_bytes for engine in engines.values()), "activations")

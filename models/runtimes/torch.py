@@ -12,8 +12,8 @@ from torch import nn
 
 from models.llama import LlamaDecoder
 from models.runtimes.contract import Floats, Ints
-from models.runtimes.nvidia import OutOfGpuMemory
-from models.runtimes.torch_static import StaticTorchDecoder
+from models.runtimes.memory import need_memory
+from models.runtimes.torch_static import StaticTorchDecoder, memory_told
 
 
 class TorchVision:
@@ -26,7 +26,8 @@ class TorchVision:
     def encode(self, pixels: Floats, threads: int) -> Floats:
         """Pixels [N, 3, S, S] to visual token embeddings [V, D]."""
         torch.set_num_threads(threads)
-        with torch.inference_mode(), torch.cuda.stream(self._decoder.stream if self._decoder else None):
+        stream = self._decoder.stream if self._decoder else None
+        with torch.inference_mode(), torch.cuda.stream(stream), memory_told("vision"):
             weight = next(self._vision.parameters())
             found = self._vision(torch.from_numpy(pixels).to(weight.device, weight.dtype))
             tokens: Floats = found.float().cpu().numpy()
@@ -123,12 +124,11 @@ def load(
     model: EventGPT | VideoLlava = EventGPT.load(folder) if role == "drafter" else VideoLlava.load(folder)
     if not torch.cuda.is_available():
         return TorchVision(model.vision), TorchDecoder(model.decoder, s_max)
-    try:
-        model = model.to("cuda", getattr(torch, compute))
+    dtype = getattr(torch, compute)
+    weights = sum(value.numel() for value in model.parameters()) * dtype.itemsize
+    caches = sum(cache.numel() for cache in model.decoder.empty_caches(s_max)) * dtype.itemsize
+    need_memory(weights + caches, str(folder), torch.cuda.mem_get_info())
+    with memory_told(str(folder)):
+        model = model.to("cuda", dtype)
         decoder = StaticTorchDecoder(model.decoder, s_max)
-        return TorchVision(model.vision, decoder), decoder
-    except torch.cuda.OutOfMemoryError:
-        raise OutOfGpuMemory(
-            f"{folder}: does not fit the GPU's memory; `event-captioner models plan` says what does: take a smaller "
-            "precision (runtime: tensorrt), or keep the drafter on the CPU (runtime: onnx)"
-        ) from None
+    return TorchVision(model.vision, decoder), decoder

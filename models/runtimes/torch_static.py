@@ -9,7 +9,8 @@ how the tests compare it with the reference.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch.nn.attention.bias import causal_lower_right
 
 from models.llama import LlamaDecoder
 from models.runtimes.contract import Floats, Ints
-from models.runtimes.nvidia import GpuError
+from models.runtimes.nvidia import GpuError, OutOfGpuMemory
 from models.runtimes.sharing import STREAMS, Sharing
 
 GRAPH_ROWS = 64  # a pass over more tokens hides its launches by itself
@@ -110,7 +111,7 @@ class StaticTorchDecoder:
 
         length: valid rows before it, where the inputs were not filled by `forward`.
         """
-        with torch.inference_mode(), self._on_stream():
+        with torch.inference_mode(), self._on_stream(), memory_told("decoder"):
             made = self._pass(tokens, rows)
             if length is not None:
                 made.causal_after = length
@@ -146,7 +147,7 @@ class StaticTorchDecoder:
     ) -> Floats:
         """Write a pass's inputs, run it, and copy its logits out."""
         tokens = len(embeddings)
-        with torch.inference_mode(), self._on_stream():
+        with torch.inference_mode(), self._on_stream(), memory_told("decoder"):
             made = self._pass(tokens, len(rows))
             made.embeddings.copy_(torch.from_numpy(np.ascontiguousarray(embeddings)))
             made.positions.copy_(torch.from_numpy(np.asarray(positions)))
@@ -204,6 +205,18 @@ class StaticTorchDecoder:
 
     def _on_stream(self) -> Any:
         return torch.cuda.stream(self.stream)  # of None: no change
+
+
+@contextmanager
+def memory_told(what: str) -> Iterator[None]:
+    """PyTorch's error of a full GPU as ours. Raises OutOfGpuMemory."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        said = str(error).split(". ")[0]
+        raise OutOfGpuMemory(
+            f"{what}: the GPU's memory is full ({said}); `event-captioner models plan` says what fits"
+        ) from None
 
 
 def _stream(device: torch.device, way: Sharing) -> tuple[Any, Any]:
