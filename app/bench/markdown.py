@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 BEGIN, END = "<!-- figures: python -m app.bench.markdown -->", "<!-- end of figures -->"
@@ -98,6 +99,12 @@ def _rest(figures: dict[str, Any]) -> Iterator[tuple[str, str]]:
         _number(figures["ratios"]["overlap/alone"]),
     )
     yield "decode step ÷ (weight bytes ÷ memory bandwidth)", _number(figures["decode_step"]["ratio"])
+    if python := figures["python_us"]:
+        worst = max(python, key=lambda name: python[name])
+        yield (
+            f"Python beside a forward pass, µs: median of the strategies (most: {worst})",
+            (f"{_number(median(python.values()), 0)} ({_number(python[worst], 0)})"),
+        )
     if overhead := figures["overhead_ms"]:
         yield "everything but models, rendering and preprocessing, p50 ms", _number(overhead["p50"], 1)
     yield "300,000 events into five frames, ms", _number(figures["render"]["ms"], 1)

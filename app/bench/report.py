@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from app.bench.chart import terminal_chart
+from app.bench.streaming import streaming_table
 
 Rows = dict[str, dict[str, Any]]
 
@@ -25,6 +26,8 @@ def print_report(figures: dict[str, Any], console: Console) -> None:
         console.print(_guard(figures["guard"]))
     if figures.get("injected"):
         console.print(_injected(figures["injected"]))
+    if figures["streaming_prefill"]:
+        console.print(streaming_table(figures["streaming_prefill"]))
     console.print(_verify_cost(figures["verify_cost"]))
     console.print(_rest(figures))
 
@@ -130,6 +133,8 @@ def _rest(figures: dict[str, Any]) -> Table:
     step = figures["decode_step"]
     small.add_row("decode step ÷ (weight bytes ÷ bandwidth)", _number(step["ratio"], 2))
     small.add_row("memory bandwidth GB/s", _number(step["bandwidth_gb_s"], 1))
+    for name, cost_us in figures["python_us"].items():
+        small.add_row(f"Python beside a forward pass, {name}, µs", _number(cost_us, 0))
     if figures["overhead_ms"]:
         small.add_row("pipeline overhead p50 ms", _number(figures["overhead_ms"]["p50"], 2))
     small.add_row("render 300,000 events ms", _number(figures["render"]["ms"], 2))

@@ -12,10 +12,11 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from app.bench import live, machine, quality, render, studies
+from app.bench import live, machine, quality, render, streaming, studies
 from app.bench.agreement import caption_cases
 from app.bench.figures import eta, guard_figures, history_figures, percentiles, strategy_figures
 from app.bench.lanes import Lane, Pair, run_lanes
+from app.bench.python_cost import microseconds_a_pass
 from app.bench.timelines import write_timelines
 from app.bench.verify_cost import verify_cost
 from app.bench.windows import FIRST_SEED, BenchWindow, make_windows, record_street
@@ -80,7 +81,13 @@ class Bench:
             figures = self._figures(groups, costs, single, windows)
             if what.injected:
                 figures["injected"] = self._injected(progress, costs, windows)
+            task = progress.add_task("streaming prefill", total=2 * len(windows))
+            figures["streaming_prefill"] = streaming.measure(
+                self.models, self.settings, costs, windows, lambda: progress.advance(task)
+            )
             figures["verify_cost"] = verify_cost(self.models[1], self.settings.question, costs)
+            names = ("autoregressive", *(name for name in what.strategies if name != "autoregressive"))
+            figures["python_us"] = microseconds_a_pass(names, self.models, self.settings, single, windows)
             progress.add_task("live pipeline", total=None)
             figures |= self._live(costs)  # before the peer: its torch would count as our memory
             if what.peer:

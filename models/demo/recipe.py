@@ -51,7 +51,7 @@ class Recipe:
     validation_seeds: int
     target_tower: Stage
     target_text: Stage
-    target_sketch: Stage  # captions from half of the frames and a third of their tokens: four times cheaper
+    target_sketch: Stage  # captions from half of the frames and a third of their tokens: three times cheaper
     target_captions: Stage
     drafter_tower: Stage
     drafter_captions: Stage
@@ -75,12 +75,12 @@ FULL = Recipe(
     seeds=500,
     windows=12,
     validation_seeds=40,
-    target_tower=Stage(2400, 16, 1e-3, 1e-3, 100),
+    target_tower=Stage(5000, 16, 1e-3, 1e-3, 100),
     target_text=Stage(80, 32, 2e-3, 0.0, 15),
-    target_sketch=Stage(1500, 16, 1e-3, 4e-4, 100),
-    target_captions=Stage(370, 8, 5e-4, 3e-4, 15),
-    drafter_tower=Stage(1100, 14, 1e-3, 1e-3, 100),
-    drafter_captions=Stage(1450, 16, 1e-3, 4e-4, 50),
+    target_sketch=Stage(2000, 16, 1e-3, 4e-4, 100),
+    target_captions=Stage(800, 8, 5e-4, 3e-4, 15),
+    drafter_tower=Stage(3000, 14, 1e-3, 1e-3, 100),
+    drafter_captions=Stage(3500, 16, 1e-3, 4e-4, 50),
     told_seeds=200,
     drafter_aligned=Stage(350, 16, 8e-4, 2e-4, 20),
     checked=480,

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 
 from app.bench import quality, render
@@ -16,6 +17,7 @@ from app.bench.agreement import caption_cases
 from app.bench.figures import eta, guard_figures, history_figures, strategy_figures
 from app.bench.injected import scripted
 from app.bench.lanes import Lane, first_difference, run_lanes
+from app.bench.python_cost import microseconds_a_pass
 from app.bench.studies import ablation_lanes, placement_lanes, strategy_lanes
 from app.bench.windows import BenchWindow, make_windows, record_street
 from app.captioner import Captioner, CaptionerSettings, measure_costs
@@ -184,3 +186,13 @@ def test_the_truth_of_a_scene_without_objects_asks_for_nothing() -> None:
     something.target.add("A dog.", SceneTruth((ObjectTruth("dog", "red", "near", None, "standing"),)))
     assert nothing.target.share() is None
     assert something.target.by_attribute()["kind"] == 1.0
+
+
+def test_our_own_code_costs_a_forward_pass_some_microseconds_and_leaves_the_runtime_as_it_was(
+    tiny_pair: Pair, bench_windows: list[BenchWindow], costs: Costs
+) -> None:
+    session_run = ort.InferenceSession.run_with_iobinding
+    found = microseconds_a_pass(("autoregressive", "pearl"), tiny_pair, SETTINGS, costs, bench_windows)
+    assert set(found) == {"autoregressive", "pearl"}
+    assert all(cost > 0 for cost in found.values())
+    assert ort.InferenceSession.run_with_iobinding is session_run

@@ -45,6 +45,7 @@ BENCH: dict[str, Any] = {
     "peers": {},
     "ratios": {"overlap/alone": 1.05},
     "decode_step": {"ratio": 3.0},
+    "python_us": {"autoregressive": 60.0, "pearl": 90.0},
     "overhead_ms": {"p50": 4.0},
     "render": {"ms": 3.0},
     "memory": None,
@@ -66,6 +67,7 @@ def test_only_what_is_between_the_marks_is_written_anew(tmp_path: Path) -> None:
     assert "| α 0.5, c 0.1 injected | 0.70 | 0.90 (0.80) |" in text
     assert "| pearl | 1.100 | – |" in text
     assert "| pearl | – | 90.0 | 100.0 | -10% |" in text
+    assert "(most: pearl) | 75 (90) |" in text
     refresh(page, BENCH, None)
     assert "predicted ms" not in page.read_text()
 
