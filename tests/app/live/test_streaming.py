@@ -1,0 +1,88 @@
+"""Streaming prefill in the live service: frames are taken in as they come, and an `ask` still goes first."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from app.captioner import Captioner, CaptionerSettings, measure_costs
+from app.live.scheduler import Scheduler
+from app.live.worker import ModelWorker
+from app.supervision.health import Health
+from app.windows import Window
+from models.bundle import VisionLanguageModel
+from tests.app.live.feed import Switch, configuration, serving
+from tests.app.live.test_service import payloads
+from tests.app.publishing.listener import Listener, listening
+from tests.app.publishing.schema_check import validate
+from tests.conftest import Mosquitto
+
+Pair = tuple[VisionLanguageModel, VisionLanguageModel]
+SETTINGS = CaptionerSettings(max_new_tokens=6, drafter_span_us=100_000, guard=False)
+
+
+def streamed(listener: Listener) -> list[dict[str, Any]]:
+    """Telemetry of the captions whose frames came ahead."""
+    records = payloads(listener.of("front/telemetry"))
+    return [record for record in records if record["decoding"] and record["decoding"]["streamed_frames"]]
+
+
+def test_frames_are_prefilled_and_the_draft_is_out_before_the_window_closes(
+    mosquitto: Mosquitto, tiny_pair: Pair, tmp_path: Path
+) -> None:
+    costs = measure_costs(*tiny_pair, SETTINGS)
+
+    async def scenario() -> Listener:
+        config = configuration(tmp_path, mosquitto.url, mqtt={"draft_topic": True}, decoding={"lead_ms": 100.0})
+        load = lambda: Captioner(*tiny_pair, SETTINGS, costs=costs)  # noqa: E731
+        async with listening(mosquitto.port) as listener, serving(config, load, front=Switch()) as (service, _):
+            await listener.until(lambda: len(listener.of("front/caption")) >= 3)
+            await service.ask("USER ?", "front")
+            so_far = len(listener.of("front/caption"))
+            await listener.until(lambda: len(listener.of("front/caption")) >= so_far + 3 and streamed(listener)[-2:])
+        return listener
+
+    listener = asyncio.run(scenario())
+    for payload in payloads(listener.heard):
+        validate(payload)
+    drafts = [payload["id"] for payload in payloads(listener.of("front/draft"))]
+    assert len(set(drafts)) == len(drafts)
+    assert set(drafts) & {payload["id"] for payload in payloads(listener.of("front/caption"))}
+    frames = [frame for payload in streamed(listener) for frame in payload["frames"] if frame["prefill"]]
+    assert any(frame["prefill"]["end_ms"] < 0 for frame in frames)
+
+
+def test_what_waits_for_the_models_is_told_from_windows_that_are_open() -> None:
+    async def scenario() -> list[bool]:
+        scheduler: Scheduler[str] = Scheduler(["front", "rear"])
+        seen = [scheduler.urgent]
+        scheduler.ask("what?")
+        seen.append(scheduler.urgent)
+        await scheduler.next()
+        return [*seen, scheduler.urgent]
+
+    assert asyncio.run(scenario()) == [False, True, False]
+
+
+def test_a_failure_ahead_of_a_window_costs_no_caption(tiny_pair: Pair, tiny_window: Callable[..., Window]) -> None:
+    costs = measure_costs(*tiny_pair, SETTINGS)
+    window = tiny_window(1)
+    torn = replace(window.frames[1], frame=replace(window.frames[1].frame, image=np.zeros((0, 0, 3), np.uint8)))
+
+    async def scenario() -> list[int]:
+        worker = ModelWorker(lambda: Captioner(*tiny_pair, SETTINGS, costs=costs), Health(), 3)
+        await worker.start()
+        ahead = replace(window, frames=(window.frames[0], torn), partial=True, draft_due=False)
+        await worker.ahead(ahead, "front", lambda window, text: None)
+        caption = await worker.caption(window, "front", lambda window, text: None)
+        await worker.close(5.0)
+        return [caption.stats.streamed_frames, caption.stats.tokens]
+
+    streamed, tokens = asyncio.run(scenario())
+    assert streamed <= 1
+    assert tokens
