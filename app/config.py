@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from app.camera_config import CameraConfig
 from app.config_section import Section, TopicLevel
 from app.decoding.names import StrategyName
+from app.gate_config import GateConfig
 from app.publishing.broker import CREDENTIAL, parse_url
 from app.publishing.errors import PublishError
 from app.service_config import CommandsConfig, RecordingConfig, ServiceConfig
@@ -314,6 +315,9 @@ class Config(Section):
     )
     service: ServiceConfig = Field(
         default_factory=ServiceConfig, title="Service", description="How `run` stays up, and where it tells how it is."
+    )
+    gate: GateConfig = Field(
+        default_factory=GateConfig, title="Gate", description="Whether `run` captions a still scene again and again."
     )
     commands: CommandsConfig = Field(
         default_factory=CommandsConfig, title="Commands", description="What `run` takes orders for, over MQTT."

@@ -19,6 +19,7 @@ from app.captioner import Captioner
 from app.config import Config, override
 from app.live.camera import Camera
 from app.live.commands import handlers
+from app.live.gate import StillGate
 from app.live.metrics import Latency, ServiceMetrics
 from app.live.recorder import Recorder
 from app.live.service import Service
@@ -145,6 +146,7 @@ def build(config: Config, start: Start, registry: CollectorRegistry) -> tuple[Se
         store,
         recorder,
         lambda: _tell_info(config, publisher, service) if publisher else None,
+        {name: StillGate(config.gate) for name in named} if config.gate.enabled else None,
     )
     if publisher is None:
         return service, None

@@ -96,7 +96,7 @@ class ServiceMetrics(Collector):
         yield from self._clocks()
 
     def _clocks(self) -> Iterator[Metric]:
-        """Of cameras that are two devices, once both were heard."""
+        """Of cameras that are two devices, once both were heard; and what the gate makes of a scene."""
         offset = _gauge("clock_offset_seconds", "Event time less frame time.", "camera")
         offset_error = _gauge("clock_offset_uncertainty_seconds", "Two standard errors of it.", "camera")
         drift = _gauge("clock_drift_ppm", "By which the offset grows.", "camera")
@@ -107,7 +107,10 @@ class ServiceMetrics(Collector):
                 offset_error.add_metric([name], sync.uncertainty_us / 1e6)
                 drift.add_metric([name], sync.drift_ppm)
                 drift_error.add_metric([name], sync.drift_uncertainty_ppm)
-        yield from (offset, offset_error, drift, drift_error)
+        still = _gauge("scene_still", "1 while the event-rate gate finds nothing that moves.", "camera")
+        for name, gate in self._service.gates.items():
+            still.add_metric([name], gate.still)
+        yield from (offset, offset_error, drift, drift_error, still)
 
     def _parts(self) -> Iterator[Metric]:
         ok = _gauge("part_ok", "1 while a part is as it should be.", "part")

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 import structlog
 
 from app.live.camera import Camera
+from app.live.gate import StillGate
 from app.live.recorder import Recorder
 from app.live.scheduler import Counts, Scheduler, Turn
 from app.live.worker import ModelWorker, ServiceError
 from app.pipeline import Sink
 from app.publishing.commands import CommandError
 from app.publishing.mqtt import Publisher
-from app.publishing.payloads import StreamStatus, wall_us
+from app.publishing.payloads import Scene, StreamStatus, wall_us
 from app.publishing.store import Store
 from app.records import Caption, Dropped
 from app.service_config import ServiceConfig
@@ -58,11 +59,14 @@ class Service:
         store: Store | None,
         recorder: Recorder,
         on_loaded: Callable[[], None],
+        gates: Mapping[str, StillGate] | None = None,
     ) -> None:
         self.settings, self.worker, self.health = settings, worker, health
         self.publisher, self.store, self.recorder = publisher, store, recorder
         self.cameras = {name: make(self._on_window) for name, make in cameras.items()}
         self.counts = {name: Counts() for name in cameras}
+        self.gates = gates or {}  # of the cameras whose still scenes are left out
+        self.last_caption: dict[str, int] = {}  # the window of the newest caption, by camera
         if publisher:
             publisher.clock_of = lambda name: self.cameras[name].clock
         self.publisher_budget = RestartBudget(settings.restarts)
@@ -132,9 +136,12 @@ class Service:
     async def set_question(self, question: str | None) -> str:
         """Put another question about every window; None: the configured one. Raises CommandError if too long."""
         try:
-            return await self.worker.set_question(question)
+            asked = await self.worker.set_question(question)
         except ModelError as error:
             raise CommandError(f"question: {error}") from None
+        for gate in self.gates.values():
+            gate.forget()
+        return asked
 
     async def _now(self, camera: str | None) -> tuple[str, Window]:
         """The newest window with frames, not older than the age budget; waits for one."""
@@ -175,8 +182,9 @@ class Service:
             await asyncio.gather(task, return_exceptions=True)
 
     def _on_window(self, camera: str, window: Window) -> None:
+        gate = self.gates.get(camera)
         if window.partial:
-            if not self.health.paused:
+            if not self.health.paused and not (gate and gate.closed):
                 self._scheduler.offer(camera, window)
             return
         self.counts[camera].arrived += 1
@@ -186,10 +194,20 @@ class Service:
         self._latest[camera] = window
         self._arrived.set()
         self._arrived = asyncio.Event()
+        passes = gate is None or self._looked(gate, camera, window)  # at every window, also while paused
         if self.health.paused:
             self._drop(camera, window, "paused")
+        elif not passes:
+            self._drop(camera, window, "still")
         elif (pushed_out := self._scheduler.offer(camera, window)) is not None:
             self._drop(camera, pushed_out, "superseded")
+
+    def _looked(self, gate: StillGate, camera: str, window: Window) -> bool:
+        """Whether the gate lets a window through; a scene that comes to rest, or wakes, is told at once."""
+        before, passes = gate.still, gate.passes(window)
+        if gate.still != before:
+            self._tell_camera(camera)
+        return passes
 
     async def _caption(self) -> None:
         while True:
@@ -221,6 +239,9 @@ class Service:
             self._drop(camera, window, "overtime")
             return
         self.counts[camera].captioned += 1
+        self.last_caption[camera] = window.index
+        if gate := self.gates.get(camera):
+            gate.captioned()
         for sink in self._sinks[camera]:
             sink.on_caption(caption)
 
@@ -312,7 +333,12 @@ class Service:
             stream: StreamStatus(s.state, s.last_us, wall(s.last_ns) if s.last_us is not None else None, s.reason)
             for stream, s in self.cameras[name].streams.items()
         }
-        self.publisher.set_camera_status(name, streams, self.cameras[name].sync)
+        self.publisher.set_camera_status(name, streams, self.cameras[name].sync, self._scene(name))
+
+    def _scene(self, name: str) -> Scene | None:
+        if (gate := self.gates.get(name)) is None:
+            return None
+        return Scene(gate.still, self.last_caption.get(name), gate.skipped)
 
     async def _end(
         self,

@@ -14,7 +14,7 @@ from app.publishing.broker import Broker, parse_url
 from app.publishing.connection import Connection
 from app.publishing.errors import PublishError
 from app.publishing.outbox import Message, Outbox, Payload, Receipt
-from app.publishing.payloads import CaptionLog, Clock, Origin, StreamStatus, Sync
+from app.publishing.payloads import CaptionLog, Clock, Origin, Scene, StreamStatus, Sync
 from app.records import Caption, Dropped
 from app.windows import Window
 
@@ -160,9 +160,11 @@ class Publisher:
         )
         self._connection.set_state(Message(self.topics.info, payload, topics.INFO))
 
-    def set_camera_status(self, camera: str, streams: Mapping[str, StreamStatus], sync: Sync | None = None) -> None:
-        """The state of a camera's `events` and `frames` streams, and of the clocks of two devices."""
-        payload = payloads.camera_status_payload(self.origin(camera), streams, sync)
+    def set_camera_status(
+        self, camera: str, streams: Mapping[str, StreamStatus], sync: Sync | None = None, scene: Scene | None = None
+    ) -> None:
+        """The state of a camera's `events` and `frames` streams, of the clocks of two devices, and of the gate."""
+        payload = payloads.camera_status_payload(self.origin(camera), streams, sync, scene)
         self._connection.set_state(Message(self.topics.camera_status(camera), payload, topics.CAMERA_STATUS))
 
     @property

@@ -38,9 +38,9 @@ class Origin:
     clock: Clock = Clock()
     replay: bool = False
 
-    def caption_id(self, window: Window) -> str:
+    def caption_id(self, index: int) -> str:
         """One id a window: its draft, caption and telemetry share it."""
-        return f"{self.session}-{self.camera}-{window.index}"
+        return f"{self.session}-{self.camera}-{index}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,15 @@ class Sync:
     drift_ppm: float
     drift_uncertainty_ppm: float
     method: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What the event-rate gate makes of a camera: `caption`, a window's index, goes on being true while it is still."""
+
+    still: bool
+    caption: int | None
+    skipped: int  # windows since it
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,8 +230,11 @@ def result_payload(
     }
 
 
-def camera_status_payload(origin: Origin, streams: Mapping[str, StreamStatus], sync: Sync | None = None) -> Payload:
-    """camera_status/1; `streams` are `events` and `frames`, whichever the camera has. `sync` of two devices."""
+def camera_status_payload(
+    origin: Origin, streams: Mapping[str, StreamStatus], sync: Sync | None = None, scene: Scene | None = None
+) -> Payload:
+    """camera_status/1; `streams` are `events` and `frames`, whichever the camera has. `sync` of two devices, `scene`
+    with the event-rate gate."""
     return {
         "schema": "camera_status/1",
         "node": origin.node,
@@ -238,9 +250,15 @@ def camera_status_payload(origin: Origin, streams: Mapping[str, StreamStatus], s
             for name, s in streams.items()
         },
         "sync": asdict(sync) if sync else None,
+        "scene": _scene(scene, origin) if scene else None,
         "replay": origin.replay,
         "created_wall_us": wall_us(),
     }
+
+
+def _scene(scene: Scene, origin: Origin) -> Payload:
+    caption = None if scene.caption is None else origin.caption_id(scene.caption)
+    return {"still": scene.still, "caption": caption, "skipped": scene.skipped}
 
 
 def window_payload(window: Window) -> Payload:
@@ -266,7 +284,7 @@ def wall_us() -> int:
 def _head(schema: str, origin: Origin, window: Window) -> Payload:
     return {
         "schema": schema,
-        "id": origin.caption_id(window),
+        "id": origin.caption_id(window.index),
         "node": origin.node,
         "camera": origin.camera,
         "session": origin.session,
