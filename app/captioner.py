@@ -17,18 +17,21 @@ from app.decoding.engine import Engine, Job, Settings, Strategy
 from app.decoding.guard import Guard
 from app.decoding.plan_cache import cache_key, cached, installed, processor
 from app.decoding.sampling import GREEDY_SAMPLING, Sampling
+from app.decoding.sharing import choose_sharing
 from app.decoding.sources import SOURCES
 from app.decoding.strategies import make_strategy
 from app.decoding.survival import Acceptance
 from app.decoding.transcript import Transcript
 from app.pair import check_pair
 from app.records import Caption, Token
-from app.telemetry.spans import SpanRecorder
+from app.telemetry.spans import Span, SpanRecorder
 from app.windows import Window, drafter_events
 from models.bundle import VisionLanguageModel
 from models.errors import ModelError
 from models.prompts import QUESTION
 from models.runtimes.contract import Floats
+from models.runtimes.shared import ladder_of, share_of
+from models.runtimes.sharing import Sharing
 
 TREES = {"prefill_hiding": ("target",), "ssd": ("drafter",), "swiftspec": ("drafter", "target")}  # masked passes of
 BUSY = 100_000  # events of a busy drafter's span, by which its preprocessing is measured
@@ -265,7 +268,7 @@ class Captioner:
             finish_reason=transcript.finish_reason or "length",
             mean_logprob=float(logprobs.mean()),
             stats=replace(transcript.stats(self._strategy.name, placement), streamed_frames=self.engine.streamed),
-            spans=tuple(sorted(recorder.spans, key=lambda span: span.start_ns)),
+            spans=tuple(sorted([*recorder.spans, *self._fallbacks()], key=lambda span: span.start_ns)),
             draft_text=tokenizer.decode(draft).strip() if draft else None,
             started_ns=started,
             finished_ns=finished,
@@ -274,12 +277,33 @@ class Captioner:
             models={
                 "drafter": self.drafter.name,
                 "target": self.target.name,
-                "runtime": self.target.runtime,
+                "runtime": ladder.runtime if (ladder := ladder_of(self.target)) else self.target.runtime,
                 "demo": self.drafter.demo or self.target.demo,
             },
         )
 
+    def _fallbacks(self) -> list[Span]:
+        """What either model had to give up since the last caption: a smaller part of a pass, another runtime."""
+        return [
+            Span("fallback", "host", one.start_ns, one.end_ns, {
+                "model": model.role, "before": one.before, "after": one.after, "reason": one.reason,
+            })
+            for model in (self.drafter, self.target) if (ladder := ladder_of(model))
+            for one in ladder.take_fallbacks()
+        ]  # fmt: skip
+
     def _calibrated(self, folder: Path) -> Costs:
+        share = share_of(self.target)
+
+        def measure() -> Costs:  # on a GPU the host's threads do nothing
+            return measure_costs(self.drafter, self.target, self.settings, 1 if share else None)
+
+        def measure_ways() -> Costs:
+            if share is None:
+                return measure()
+            tokens = Acceptance(alpha=self.settings.prior_alpha).tokens
+            return choose_sharing(share.ways, share.use, measure, self.settings.prior_alpha, tokens)
+
         key = cache_key(
             str(self.drafter.manifest),
             str(self.target.manifest),
@@ -290,6 +314,7 @@ class Captioner:
             *(found for name in ("onnxruntime", "torch") if (found := installed(name))),
             self.settings.question,
             str(self.settings.threads),
+            str(share.ways if share else ""),
             *(part.name for part in fields(Costs)),
         )
         step = np.zeros((1, self.target.decoder.width), np.float32)
@@ -297,8 +322,10 @@ class Captioner:
         costs, self.calibration_cached = cached(
             folder / f"calibration-{key}.json",
             lambda threads: median_ms(lambda: self.target.decoder.forward(step, length, row, threads), 21),
-            lambda: measure_costs(self.drafter, self.target, self.settings),
+            measure_ways,
         )
+        if share and self.calibration_cached:
+            share.use(Sharing.parse(costs.sharing))
         phases = [value for value in asdict(costs).values() if isinstance(value, dict) and "threads" in value]
         wanted = {phase["threads"] for phase in phases} | set(costs.overlap_threads)
         for part in (self.drafter.vision, self.drafter.decoder, self.target.vision, self.target.decoder):

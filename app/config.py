@@ -11,6 +11,7 @@ from app.camera_config import CameraConfig
 from app.config_section import Section, TopicLevel
 from app.decoding.names import StrategyName
 from app.gate_config import GateConfig
+from app.gpu_config import GpuConfig
 from app.publishing.broker import CREDENTIAL, parse_url
 from app.publishing.errors import PublishError
 from app.service_config import CommandsConfig, RecordingConfig, ServiceConfig
@@ -31,7 +32,7 @@ class ThreadsConfig(Section):
     decode: Threads = Field(default="auto", title="Decode", description="Threads of drafting, decoding and verifying.")
 
 
-Runtime = Literal["onnx", "torch", "tensorrt"]
+Runtime = Literal["onnx", "onnx-cuda", "onnx-tensorrt", "torch", "tensorrt"]
 
 
 class ModelConfig(Section):
@@ -43,8 +44,9 @@ class ModelConfig(Section):
     runtime: Runtime | Annotated[list[Runtime], Field(min_length=1)] = Field(
         default="onnx",
         title="Runtime",
-        description="What executes it: onnx (ONNX Runtime), tensorrt (engines that `export --runtime tensorrt` built), "
-        "torch (PyTorch); or a list, of which the first that can is taken and the others are told about.",
+        description="What executes it: onnx (ONNX Runtime on the CPU), onnx-cuda and onnx-tensorrt (its providers for "
+        "a GPU), tensorrt (engines that `export --runtime tensorrt` built), torch (PyTorch); or a list, of which the "
+        "first that can is taken and the others are told about; what runs out of GPU memory goes on with the next.",
     )
     threads: ThreadsConfig = Field(
         default_factory=ThreadsConfig,
@@ -300,6 +302,7 @@ class Config(Section):
         description="First level of every topic; no `/`, `+`, `#` or spaces.",
     )
     models: ModelsConfig = Field(default_factory=ModelsConfig, title="Models", description="The two networks.")
+    gpu: GpuConfig = Field(default_factory=GpuConfig, title="GPU", description="Two models on one GPU.")
     decoding: DecodingConfig = Field(
         default_factory=DecodingConfig, title="Decoding", description="How the two models make one caption."
     )

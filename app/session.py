@@ -29,6 +29,8 @@ from app.telemetry.trace import TraceWriter
 from app.windows import Windower
 from models.bundle import VisionLanguageModel, load_first
 from models.prompts import QUESTION
+from models.runtimes.memory import PeakMemory
+from models.runtimes.shared import on_gpu, share_gpu
 
 CONNECT_S = 0.0  # at a desk the broker is there or it is not: the first failure is told, none is waited out
 DEMO_SPAN_MS, EVENTGPT_SPAN_MS = 400, 50  # of events: what each drafter was trained on
@@ -47,9 +49,16 @@ class Outputs:
 
 
 def load_pair(config: Config) -> tuple[VisionLanguageModel, VisionLanguageModel]:
-    """Drafter and target. Raises ModelError."""
+    """Drafter and target; where both run on a GPU, they share it as configured. Raises ModelError."""
     path = config.model_path("drafter")
-    return load_first(path, "drafter", config.models.drafter.runtimes, _fell_back), load_target(config)
+    drafter, target = load_first(path, "drafter", config.models.drafter.runtimes, _fell_back), load_target(config)
+    if not (on_gpu(drafter) and on_gpu(target)):
+        return drafter, target
+    memory = PeakMemory()
+    memory.look()
+    log.info("memory", **memory.figures)
+    shared = share_gpu(drafter, target, config.gpu.ways)
+    return shared.drafter, shared.target
 
 
 def load_target(config: Config) -> VisionLanguageModel:

@@ -73,6 +73,7 @@ class Costs:
     fused_curve: dict[int, float] = field(default_factory=dict)  # drafts in the last prefill pass, ascending -> ms
     verify_tree_ms: float = 0.0  # what the masked form costs a verify pass more than the causal one
     fused_tree_ms: float = 0.0  # what ending the prefill with a tree costs more than ending it with a chain
+    sharing: str = ""  # how both models shared one GPU meanwhile; "": they did not
 
     @property
     def drafter_start_ms(self) -> float:

@@ -202,7 +202,7 @@ class FallbackDecoder:
     def place(self, way: Sharing) -> None:
         """Of the runtime. Raises GpuError, also for a runtime that is not on a GPU."""
         if not isinstance(self._inner, GpuDecoder):
-            raise GpuError(f"gpu.sharing: {way}: runtime {self.ladder.runtime} is not on a GPU")
+            raise GpuError(f"gpu.sharing: {way}: runtime {self.ladder.runtime} keeps the stream that it has")
         self._inner.place(way)
 
     @property

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Condition
 from typing import Literal
 
 from models.errors import ModelError
 
 Mode = Literal["serial", "streams", "priority", "green_context", "chunked"]
+_LOOK_AGAIN_S = 60.0
 CHUNK = 256  # rows of a prefill's part with `chunked`: such a part still keeps a large GPU busy
 
 
@@ -62,7 +63,7 @@ class Turns:
     """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._changed = Condition()
         self._given = self._now = 0  # tickets
 
     @contextmanager
@@ -71,7 +72,7 @@ class Turns:
         with self._changed:
             ticket, self._given = self._given, self._given + 1
             while self._now != ticket:
-                self._changed.wait()
+                self._changed.wait(_LOOK_AGAIN_S)
         try:
             yield
         finally:

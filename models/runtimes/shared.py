@@ -1,0 +1,158 @@
+"""Two models on one GPU, behind the contract: their passes take turns, or go in streams made for the chosen way."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.bundle import VisionLanguageModel
+from models.runtimes.contract import Floats, GpuDecoder, Ints, WarmDecoder, WarmVision
+from models.runtimes.fallback import FallbackDecoder, Ladder
+from models.runtimes.nvidia import GpuError
+from models.runtimes.sharing import SERIAL, STREAMS, Sharing, Turns
+
+
+class GpuShare:
+    """The way in which two decoders share the GPU at the moment; changed between two captions."""
+
+    def __init__(self, drafter: WarmDecoder, target: WarmDecoder, ways: tuple[Sharing, ...]) -> None:
+        """`ways`: what a calibration may choose from."""
+        self._drafter, self._target, self.ways = drafter, target, ways
+        self._turns = Turns()
+        self._placed = STREAMS  # the way that the drafter's stream was made for
+        self.way = SERIAL
+
+    def use(self, way: Sharing) -> None:
+        """Share in this way from now on. Raises GpuError, and then by turns, which needs nothing of the GPU."""
+        self.way, wanted = SERIAL, STREAMS if way.by_turns else way
+        if wanted != self._placed:
+            if not isinstance(self._drafter, GpuDecoder):
+                raise GpuError(
+                    f"gpu.sharing: {way}: the drafter's runtime keeps its stream; choose streams"
+                )
+            self._drafter.place(wanted)
+            self._placed = wanted
+        self.way = way
+
+    def turn(self) -> AbstractContextManager[None]:
+        """Around a pass."""
+        return self._turns.turn() if self.way.by_turns else nullcontext()
+
+    def parts(self, tokens: int) -> Iterator[slice]:
+        """A pass of the target over so many rows, cut where the drafter may come between."""
+        size = self.way.size if self.way.mode == "chunked" else tokens
+        for begin in range(0, tokens, max(1, size)):
+            yield slice(begin, min(begin + size, tokens))
+
+
+class SharedVision:
+    """A vision whose passes take turns, where the way wants it."""
+
+    def __init__(self, inner: WarmVision, share: GpuShare) -> None:
+        self._inner, self._share = inner, share
+
+    def encode(self, pixels: Floats, threads: int) -> Floats:
+        """Pixels [N, 3, H, W] to visual token embeddings [V, D]."""
+        with self._share.turn():
+            return self._inner.encode(pixels, threads)
+
+    def warm_up(self, frames: int, image_size: int, threads: int) -> None:
+        """Of the runtime."""
+        with self._share.turn():
+            self._inner.warm_up(frames, image_size, threads)
+
+    def keep(self, threads: Collection[int]) -> None:
+        """Of the runtime."""
+        self._inner.keep(threads)
+
+
+class SharedDecoder:
+    """A decoder whose passes take turns, where the way wants it; the target's long ones part by part."""
+
+    def __init__(self, inner: WarmDecoder, share: GpuShare, *, parted: bool) -> None:
+        self.inner, self.share, self._parted = inner, share, parted
+        self.s_max, self.width, self.vocabulary = inner.s_max, inner.width, inner.vocabulary
+
+    def embed(self, ids: Ints) -> Floats:
+        """Token ids [T] to embeddings [T, D]."""
+        return self.inner.embed(ids)
+
+    def forward(self, embeddings: Floats, length: int, rows: Ints, threads: int) -> Floats:
+        """Causal pass; see the contract."""
+        parts = list(self.share.parts(len(embeddings))) if self._parted else []
+        if len(parts) < 2:
+            with self.share.turn():
+                return self.inner.forward(embeddings, length, rows, threads)
+        asked = np.asarray(rows)
+        logits: Floats = np.empty((len(asked), self.vocabulary), np.float32)
+        for part in parts:
+            inside = np.flatnonzero((asked >= part.start) & (asked < part.stop))
+            with self.share.turn():
+                logits[inside] = self.inner.forward(
+                    embeddings[part], length + part.start, asked[inside] - part.start, threads
+                )
+        return logits
+
+    def forward_tree(
+        self, embeddings: Floats, positions: Ints, mask: NDArray[np.bool_], length: int, rows: Ints, threads: int
+    ) -> Floats:
+        """Masked pass; see the contract."""
+        with self.share.turn():
+            return self.inner.forward_tree(embeddings, positions, mask, length, rows, threads)
+
+    def compact(self, length: int, kept: Ints) -> None:
+        """Move cache rows `length + kept` (ascending) to rows length, length + 1, …"""
+        with self.share.turn():
+            self.inner.compact(length, kept)
+
+    def warm_up(self, tokens: int, rows: int, threads: int) -> None:
+        """Of the runtime. Overwrites the cache."""
+        with self.share.turn():
+            self.inner.warm_up(tokens, rows, threads)
+
+    def keep(self, threads: Collection[int]) -> None:
+        """Of the runtime."""
+        self.inner.keep(threads)
+
+
+@dataclass(frozen=True, slots=True)
+class SharedPair:
+    """Drafter and target that share a GPU, and how."""
+
+    drafter: VisionLanguageModel
+    target: VisionLanguageModel
+    share: GpuShare
+
+
+def share_gpu(drafter: VisionLanguageModel, target: VisionLanguageModel, ways: tuple[Sharing, ...]) -> SharedPair:
+    """Both models behind one share; by turns until something else is chosen."""
+    share = GpuShare(drafter.decoder, target.decoder, ways)
+
+    def shared(model: VisionLanguageModel, parted: bool) -> VisionLanguageModel:
+        decoder = SharedDecoder(model.decoder, share, parted=parted)
+        return replace(model, vision=SharedVision(model.vision, share), decoder=decoder)
+
+    return SharedPair(shared(drafter, False), shared(target, True), share)
+
+
+def share_of(model: VisionLanguageModel) -> GpuShare | None:
+    """How the model shares its GPU; None: it shares none."""
+    return model.decoder.share if isinstance(model.decoder, SharedDecoder) else None
+
+
+def ladder_of(model: VisionLanguageModel) -> Ladder | None:
+    """The runtimes that the model may fall to; None: it runs on the CPU, for good."""
+    decoder = model.decoder.inner if isinstance(model.decoder, SharedDecoder) else model.decoder
+    return decoder.ladder if isinstance(decoder, FallbackDecoder) else None
+
+
+def on_gpu(model: VisionLanguageModel) -> bool:
+    """Whether its passes run on a GPU now."""
+    ladder = ladder_of(model)
+    if ladder is None:
+        return False
+    return ladder.runtime in ("onnx-cuda", "onnx-tensorrt") or isinstance(ladder.parts[1], GpuDecoder)
