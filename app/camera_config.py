@@ -166,7 +166,14 @@ class RgbCameraConfig(_ViewConfig):
         default=None,
         json_schema_extra={"pattern": "^(rtsp|rtsps|http|https)://"},
         title="Network camera",
-        description="rtsp://…, http://….",
+        description="rtsp://…, http://…; a user may stand in it (rtsp://user@host/…), a password not.",
+    )
+    password_file: str | None = Field(
+        default=None,
+        min_length=1,
+        title="Password file",
+        description="With url: a file whose first line is the user's password, relative to this one; or "
+        "`credential:NAME`, a credential that systemd hands over.",
     )
     file: str | None = Field(
         default=None,
@@ -220,6 +227,10 @@ class RgbCameraConfig(_ViewConfig):
             )
         if self.url is not None and not re.match(r"(rtsp|http)s?://.", self.url):
             raise ValueError("url begins with rtsp://, rtsps://, http:// or https://; a file is given as file")
+        if self.url is not None and re.match(r"[a-z]+://[^/@]*:[^/@]*@", self.url):
+            raise ValueError("no password in this file: write rtsp://user@host/… and name a password_file")
+        if self.password_file is not None and not (self.url and re.match(r"[a-z]+://[^/@]+@", self.url)):
+            raise ValueError("password_file belongs to a url that names a user, such as rtsp://user@host/…")
         if self.gstreamer is not None and (self.width is None or self.height is None):
             raise ValueError("a GStreamer pipeline needs width and height: how large its frames come out")
         if self.exposure_us is not None and self.device is None:
@@ -228,11 +239,13 @@ class RgbCameraConfig(_ViewConfig):
             raise ValueError(f"width and height are asked of a device or a pipeline; {given[0]} gives what it has")
         return self
 
-    def spec(self) -> RgbCameraSpec:
+    def spec(self, password: str | None) -> RgbCameraSpec:
+        """`password`: what `password_file` holds."""
         rows = self.homography
         return RgbCameraSpec(
             device=self.device,
             url=self.url,
+            password=password,
             file=self.file,
             gstreamer=self.gstreamer,
             network=self.network,

@@ -381,7 +381,11 @@ def _resolve_paths(data: dict[str, Any], base: Path) -> None:
         ("models", "drafter", "path"),
         ("models", "target", "path"),
         *(("cameras", name, "path") for name in (cameras if isinstance(cameras, dict) else ())),
-        *(("cameras", name, "rgb_camera", "file") for name in (cameras if isinstance(cameras, dict) else ())),
+        *(
+            ("cameras", name, "rgb_camera", key)
+            for name in (cameras if isinstance(cameras, dict) else ())
+            for key in ("file", "password_file")
+        ),
         ("mqtt", "username_file"),
         ("mqtt", "password_file"),
         ("mqtt", "ca_file"),

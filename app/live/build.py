@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 from prometheus_client import CollectorRegistry
 
-from app.camera_config import CameraConfig
+from app.camera_config import CameraConfig, RgbCameraConfig
 from app.captioner import Captioner
 from app.config import Config, override
 from app.live.camera import Camera
@@ -27,11 +27,12 @@ from app.live.worker import ModelWorker
 from app.pipeline import Sink
 from app.publishing.broker import read_password, read_secret
 from app.publishing.commands import Commander
+from app.publishing.errors import PublishError
 from app.publishing.mqtt import Publisher
 from app.publishing.outbox import Outbox
 from app.publishing.payloads import Clock, Origin
 from app.publishing.store import Store
-from app.sensors.contract import Source, SourceInfo
+from app.sensors.contract import Source, SourceError, SourceInfo
 from app.session import load_captioner, make_windower, our_version
 from app.sinks import Outlet
 from app.supervision.health import Health
@@ -55,10 +56,20 @@ def open_camera(config: CameraConfig) -> Source:
         from app.sensors.live import Live
 
         events, frames = config.event_camera, config.rgb_camera
-        return Live(events.spec() if events else None, frames.spec() if frames else None)
+        return Live(events.spec() if events else None, frames.spec(_camera_password(frames)) if frames else None)
     from app.sensors.synthetic import Synthetic
 
     return Paced(Synthetic(config.seed))
+
+
+def _camera_password(config: RgbCameraConfig) -> str | None:
+    """Raises SourceError where it cannot be read."""
+    if config.password_file is None:
+        return None
+    try:
+        return read_secret("password", config.password_file)
+    except PublishError as error:
+        raise SourceError(f"camera {str(error).removeprefix('broker ')}") from None
 
 
 @dataclass(frozen=True, slots=True)

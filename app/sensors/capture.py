@@ -38,9 +38,9 @@ class Hello:
 
 
 class Capture:
-    """One capture process. Opening blocks until the device is open. Raises SourceError."""
+    """One capture process, of `module`. Opening blocks until the device is open. Raises SourceError."""
 
-    def __init__(self, spec: CameraSpec) -> None:
+    def __init__(self, spec: CameraSpec, module: str = "app.sensors.capture_process") -> None:
         root = str(Path(__file__).resolve().parents[2])
         search = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         receive, pipe = os.pipe()
@@ -48,7 +48,7 @@ class Capture:
             fcntl.fcntl(receive, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self._pipe = os.fdopen(receive, "rb", buffering=0)
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "app.sensors.capture_process", str(pipe)],
+            [sys.executable, "-P", "-m", module, str(pipe)],
             pass_fds=(pipe,),
             env={**os.environ, "PYTHONPATH": search},
             stdin=subprocess.PIPE,

@@ -13,7 +13,7 @@ import numpy as np
 from app.sensors.contract import Events, SourceError
 from app.sensors.device import HOST_CLOCK
 from app.sensors.merging import RawFrame
-from app.sensors.spec import RgbCameraSpec
+from app.sensors.spec import RgbCameraSpec, with_password
 from app.sensors.view import FrameView
 
 TIMEOUT_MS = 5_000
@@ -61,7 +61,8 @@ class OpenCvCamera:
             video = cv2.VideoCapture(spec.file)
         elif spec.url is not None:
             timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, TIMEOUT_MS]
-            video = cv2.VideoCapture(spec.url, cv2.CAP_FFMPEG, timeouts)
+            url = with_password(spec.url, spec.password) if spec.password else spec.url
+            video = cv2.VideoCapture(url, cv2.CAP_FFMPEG, timeouts)
         else:
             node = f"/dev/video{spec.device}" if isinstance(spec.device, int) else str(spec.device)
             if not os.path.exists(node):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
+from urllib.parse import quote
 
 Size = tuple[int, int]  # (width, height)
 Exposure = int | Literal["auto"] | None  # µs; None: as the device has it
@@ -53,6 +54,7 @@ class RgbCameraSpec:
 
     device: int | str | None = None  # V4L2
     url: str | None = None
+    password: str | None = field(default=None, repr=False)  # of the user whom the url names
     file: str | None = None
     gstreamer: str | None = None
     network: str | None = None  # host:port of a dv network stream of frames
@@ -78,6 +80,13 @@ class RgbCameraSpec:
 
 
 CameraSpec = EventCameraSpec | RgbCameraSpec
+
+
+def with_password(address: str, password: str) -> str:
+    """`rtsp://user@host/` with the user's password."""
+    scheme, _, rest = address.partition("://")
+    user, _, host = rest.partition("@")
+    return f"{scheme}://{user}:{quote(password, safe='')}@{host}"
 
 
 def without_password(address: str) -> str:

@@ -1,0 +1,339 @@
+"""Live sources through their capture processes: streams, pipelines, files; lost, come back, bounded, never left."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import http.server
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from app.sensors.capture import Capture
+from app.sensors.capture_process import Outgoing, open_device
+from app.sensors.contract import Events, Frame, Item, SourceError
+from app.sensors.live import Live
+from app.sensors.merging import RawFrame
+from app.sensors.spec import CameraSpec, EventCameraSpec, RgbCameraSpec, ViewSpec, from_json, to_json
+from tests.app.sensors import dv_server
+
+ROOT = Path(__file__).parents[3]
+PATTERN = "videotestsrc is-live=true pattern=red"
+needs_gstreamer = pytest.mark.skipif(shutil.which("gst-launch-1.0") is None, reason="gst-launch-1.0 is not installed")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+class Server:
+    """The process that serves dv network streams."""
+
+    def __init__(self, *ports: int) -> None:
+        command = [sys.executable, "-m", "tests.app.sensors.dv_server", *map(str, ports)]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == b"serving\n"
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    servers: list[Server] = []
+
+    def start(*ports: int) -> Server:
+        servers.append(Server(*ports))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.kill()
+
+
+def read(source: Live, enough: Callable[[list[Item]], bool]) -> list[Item]:
+    """Until there is enough; the source is closed."""
+
+    async def some() -> list[Item]:
+        found: list[Item] = []
+        try:
+            async with asyncio.timeout(200):
+                async for item in source:
+                    found.append(item)
+                    if enough(found):
+                        return found
+        finally:
+            await source.close()
+        raise AssertionError("the source ended without a word")
+
+    return asyncio.run(some())
+
+
+def frames(found: list[Item]) -> list[Frame]:
+    return [item for item in found if isinstance(item, Frame)]
+
+
+def of_each(count: int) -> Callable[[list[Item]], bool]:
+    """Whether so many runs of events and so many frames have come, asked after every item."""
+    seen = {Events: 0, Frame: 0}
+
+    def enough(found: list[Item]) -> bool:
+        seen[type(found[-1])] += 1
+        return min(seen.values()) >= count
+
+    return enough
+
+
+def test_events_and_frames_of_a_network_stream(serve: Callable[..., Server]) -> None:
+    ports = free_port(), free_port()
+    serve(*ports)
+    source = Live(
+        EventCameraSpec(network=f"localhost:{ports[0]}", view=ViewSpec(rotate=90)),
+        RgbCameraSpec(network=f"127.0.0.1:{ports[1]}"),
+    )
+    assert source.info.name == dv_server.NAME
+    assert source.info.resolution == dv_server.SIZE[::-1]
+    assert (source.info.live, source.info.has_events, source.info.has_frames) == (True, True, True)
+    assert source.info.one_clock
+    found = read(source, of_each(8))
+    events = [item for item in found if isinstance(item, Events)]
+    assert all((run.x < 48).all() and (run.y < 64).all() and len(run) for run in events)
+    assert all(int(run.t[-1]) - int(run.t[0]) <= 20_000 for run in events)
+    assert all(before.t[-1] <= after.t[0] for before, after in pairwise(events))
+    assert [f.t_us for f in frames(found)] == sorted(f.t_us for f in frames(found))
+    assert frames(found)[0].image[10, 10].tolist() == [200, 0, 0]
+    assert frames(found)[0].image[10, 60].tolist() == [0, 0, 0]
+
+
+def test_a_lost_camera_is_tried_again_while_the_other_goes_on(serve: Callable[..., Server]) -> None:
+    events_port, frames_port = free_port(), free_port()
+    events_server, _ = serve(events_port), serve(free_port(), frames_port)
+    source = Live(
+        EventCameraSpec(network=f"127.0.0.1:{events_port}"), RgbCameraSpec(network=f"127.0.0.1:{frames_port}")
+    )
+    lost_at: list[int] = []
+    both = of_each(3)
+
+    def back(found: list[Item]) -> bool:
+        if not lost_at and both(found):
+            events_server.kill()
+            lost_at.append(len(found))
+        if lost_at and "events" in source.trouble and len(lost_at) == 1:
+            lost_at.append(len(found))
+            serve(events_port)
+        return len(lost_at) == 2 and not source.trouble and isinstance(found[-1], Events)
+
+    found = read(source, back)
+    assert frames(found[lost_at[1] :])
+
+
+def test_without_any_camera_left_the_source_ends_with_the_reason(serve: Callable[..., Server]) -> None:
+    port = free_port()
+    server = serve(port)
+    source = Live(EventCameraSpec(network=f"127.0.0.1:{port}"))
+
+    def killed(found: list[Item]) -> bool:
+        server.kill()
+        return False
+
+    with pytest.raises(SourceError, match=f"dv network stream 127.0.0.1:{port}: connection lost"):
+        read(source, killed)
+
+
+@needs_gstreamer
+def test_a_camera_that_was_missing_at_first_has_both_opened_anew(serve: Callable[..., Server]) -> None:
+    port = free_port()
+    source = Live(EventCameraSpec(network=f"127.0.0.1:{port}"), RgbCameraSpec(gstreamer=PATTERN, width=64, height=48))
+    assert source.info.has_events
+    assert "Connection refused" in source.trouble["events"]
+    started: list[Server] = []
+
+    def there(found: list[Item]) -> bool:
+        if not started and len(found) > 3:
+            started.append(serve(port))
+        return False
+
+    with pytest.raises(SourceError, match=f"{dv_server.NAME} is there now: both cameras are opened anew"):
+        read(source, there)
+
+
+@needs_gstreamer
+def test_a_pipeline_gives_rgb_frames_and_is_not_left_behind() -> None:
+    source = Live(
+        frames=RgbCameraSpec(gstreamer=PATTERN, width=66, height=40, fps=10, view=ViewSpec(crop=(0, 0, 60, 40)))
+    )
+    assert (source.info.has_events, source.info.resolution) == (False, (60, 40))
+    (part,) = source._parts.values()
+    capture = part._process.pid
+    (pipeline,) = children(capture)
+    found = frames(read(source, lambda found: len(found) >= 4))
+    assert all(frame.image.shape == (40, 60, 3) for frame in found)
+    assert found[0].image[20, 30].tolist() == [255, 0, 0]  # red first, and no padding of rows
+    assert min(np.diff([frame.t_us for frame in found])) > 80_000  # 30 a second come, ten are wanted
+    assert not alive(capture)
+    assert not alive(pipeline)
+
+
+@needs_gstreamer
+def test_a_pipeline_ends_with_its_capture_process_and_that_with_its_parent() -> None:
+    spec = RgbCameraSpec(gstreamer=PATTERN, width=64, height=48)
+    part = Capture(spec)
+    (pipeline,) = children(part._process.pid)
+    part._process.kill()
+    wait_until(lambda: not alive(pipeline))
+    part.close()
+    orphan = Capture(spec)
+    (pipeline,) = children(orphan._process.pid)
+    assert orphan._process.stdin is not None
+    orphan._process.stdin.close()  # as when the parent dies
+    wait_until(lambda: orphan._process.poll() is not None and not alive(pipeline))
+    orphan.close()
+
+
+def video(path: Path, count: int = 20) -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 20.0, (64, 48))
+    for i in range(count):
+        image = np.zeros((48, 64, 3), np.uint8)
+        image[:, :, 2] = 200 if i < count // 2 else 20  # red, in OpenCV's order
+        writer.write(image)
+    writer.release()
+    return path
+
+
+def test_a_video_file_plays_in_real_time_again_and_again(tmp_path: Path) -> None:
+    source = Live(frames=RgbCameraSpec(file=str(video(tmp_path / "v.avi", 6))))
+    found = frames(read(source, lambda found: len(found) >= 14))
+    reds = [int(frame.image[20, 20, 0]) for frame in found]
+    assert sum(before < 60 and after > 150 for before, after in pairwise(reds)) >= 2
+    assert all(after.t_us > before.t_us for before, after in pairwise(found))
+    assert all(frame.arrived_ns // 1000 >= frame.t_us for frame in found)
+
+
+def test_a_network_camera(tmp_path: Path) -> None:
+    """OpenCV's FFmpeg reads RTSP and HTTP alike; HTTP can be served here."""
+    video(tmp_path / "v.avi")
+    handler = functools.partial(Quiet, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://user:secret@127.0.0.1:{server.server_address[1]}/v.avi"
+        device = open_device(RgbCameraSpec(url=address))
+        assert "secret" not in device.name
+        seen = [device.read() for _ in range(5)]
+        device.close()
+        server.shutdown()
+    assert all(isinstance(items[0], RawFrame) and items[0].image.shape == (48, 64, 3) for items in seen)
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("spec", "line"),
+    [
+        (RgbCameraSpec(device=250), "/dev/video250: no such device; see `event-captioner cameras`"),
+        (RgbCameraSpec(file="absent.mp4"), "absent.mp4: no such video; check the path"),
+        (RgbCameraSpec(url="http://user:secret@127.0.0.1:9/x"), "^http://127.0.0.1:9/x: OpenCV cannot open it; is the"),
+        (RgbCameraSpec(network="127.0.0.1:9"), "dv network stream 127.0.0.1:9: Connection refused; is it served"),
+        (EventCameraSpec(network="127.0.0.1:9"), "dv network stream 127.0.0.1:9: Connection refused; is it served"),
+    ],
+)
+def test_what_cannot_be_opened_is_one_line(spec: CameraSpec, line: str) -> None:
+    with pytest.raises(SourceError, match=line) as caught:
+        open_device(spec)
+    assert "\n" not in str(caught.value)
+
+
+@needs_gstreamer
+@pytest.mark.parametrize(
+    ("pipeline", "line"),
+    [
+        ("nosuchsrc", 'GStreamer pipeline: ended with exit code 1: erroneous pipeline: no element "nosuchsrc"'),
+        ("filesrc location=/absent", 'GStreamer pipeline: ended .*Resource not found.; No such file "/absent"'),
+    ],
+)
+def test_a_pipeline_that_fails_is_one_line(pipeline: str, line: str) -> None:
+    with pytest.raises(SourceError, match=line):
+        open_device(RgbCameraSpec(gstreamer=pipeline, width=64, height=48))
+
+
+def test_a_foreign_stream_and_a_video_that_is_none(serve: Callable[..., Server], tmp_path: Path) -> None:
+    ports = free_port(), free_port()
+    serve(*ports)
+    with pytest.raises(SourceError, match="serves 'frames', not events"):
+        open_device(EventCameraSpec(network=f"127.0.0.1:{ports[1]}"))
+    (tmp_path / "no.mp4").write_bytes(b"not a video")
+    with pytest.raises(SourceError, match="OpenCV cannot open it; convert it"):
+        open_device(RgbCameraSpec(file=str(tmp_path / "no.mp4")))
+
+
+def test_what_an_unread_capture_keeps_is_bounded_and_what_gives_way_is_counted() -> None:
+    outgoing = Outgoing(most_bytes=10_000)
+    run = Events(np.arange(100, dtype=np.int64), *(np.zeros(100, kind) for kind in (np.int16, np.int16, np.uint8)))
+    for _ in range(10):
+        outgoing.put(run)  # 1,300 bytes each
+    for number in range(4):
+        outgoing.put(RawFrame(number, np.zeros((20, 40, 3), np.uint8)))  # 2,400 bytes and a head
+    assert outgoing.dropped == {"events": 1000, "frames": 0}
+    outgoing.put(RawFrame(4, np.zeros((20, 40, 3), np.uint8)))
+    assert outgoing.dropped == {"events": 1000, "frames": 1}
+    outgoing.end("over")
+    assert [outgoing.take()[0] for _ in range(5)] == [b"F", b"F", b"F", b"F", b"X"]
+
+
+def test_a_camera_goes_to_its_process_as_it_was() -> None:
+    one = EventCameraSpec(
+        device="any", exposure_us="auto", biases={"Diff": (4, 39), "x": 3}, view=ViewSpec(crop=(1, 2, 3, 4))
+    )
+    other = RgbCameraSpec(device=0, homography=((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)), event_size=(4, 3))
+    assert from_json(to_json(one)) == one
+    assert from_json(to_json(other)) == other
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    """Whether it runs; one that has ended and that nobody has waited for does not."""
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 100.0) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+
+
+def test_ctrl_c_is_for_the_parent() -> None:
+    """A terminal sends it to every process of the group."""
+    if shutil.which("gst-launch-1.0") is None:
+        pytest.skip("gst-launch-1.0 is not installed")
+    part = Capture(RgbCameraSpec(gstreamer=PATTERN, width=64, height=48))
+    os.kill(part._process.pid, signal.SIGINT)
+    time.sleep(0.2)
+    assert part._process.poll() is None
+    part.close()
