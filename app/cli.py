@@ -12,7 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 from app.yaml_source import ConfigError
 
 COMMANDS = (
-    *("run", "record", "fault-run"),
+    *("run", "record", "fault-run", "load-run"),
     *("demo", "replay", "info", "bench", "simulate"),
     *("export", "models", "train-demo", "synthesize", "check-config", "cameras", "doctor"),
 )

@@ -9,9 +9,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 
+from app.config import Config
 from app.publishing.broker import Broker
 from app.publishing.embedded import answers, free_port
 from app.publishing.errors import PublishError
@@ -90,6 +92,15 @@ class Mosquitto(Child):
             if self.dead or time.monotonic() > deadline:
                 raise PublishError(f"fault-run: mosquitto does not serve port {self.port}; see {self._log}")
             time.sleep(0.02)
+
+
+def with_windows_of(config: Config, length_ms: int) -> dict[str, Any]:
+    """The configuration as plain data, its windows of another length, one after the other."""
+    data: dict[str, Any] = config.model_dump(mode="json")
+    span = config.windows.drafter_span_ms
+    span = span if span == "auto" else min(span, length_ms)
+    data["windows"] |= {"length_ms": length_ms, "hop_ms": length_ms, "drafter_span_ms": span}
+    return data
 
 
 def feed(folder: Path) -> tuple[Child, int]:

@@ -9,12 +9,13 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from app.config import Config
 from app.faults.books import Received, balance, prepare
-from app.faults.processes import Child, Mosquitto, feed, service
+from app.faults.processes import Child, Mosquitto, feed, service, with_windows_of
 
 NODE = "faults"
 FLOWING_S = 120.0  # until captions flow again; models may have to be loaded
@@ -194,16 +195,12 @@ class FaultRun:
         self.findings.leaks += threads > self._warm[0] + EXECUTOR or files > self._warm[1]
 
 
-def _configured(config: Config, port: int, database: Path) -> dict[str, object]:
+def _configured(config: Config, port: int, database: Path) -> dict[str, Any]:
     """The configuration under test: this run's broker and outbox, windows of half a second, quick to notice."""
-    data = config.model_dump(mode="json")
+    data = with_windows_of(config, min(500, config.windows.length_ms))
     data["node"], data["cameras"] = NODE, {"front": {}}
     data["mqtt"] |= {"enabled": True, "url": f"mqtt://127.0.0.1:{port}", "outbox_file": str(database)}
     data["mqtt"] |= {"outbox_size": 1_000_000, "max_age_s": 86_400.0}
     data["service"] |= {"port": None, "stalled_after_s": 0.8, "frozen_after_s": 2.0, "max_age_s": 10.0}
     data["service"] |= {"restarts": 1000}
-    length_ms = min(500, config.windows.length_ms)
-    span = config.windows.drafter_span_ms
-    span = span if span == "auto" else min(span, length_ms)
-    data["windows"] |= {"length_ms": length_ms, "hop_ms": length_ms, "drafter_span_ms": span}
     return data

@@ -16,21 +16,6 @@ from app.faults.rounds import FaultRun
 from tests.conftest import Mosquitto
 
 
-@pytest.fixture
-def tiny_config(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    pytest.importorskip("torch", reason="writing the tiny pair needs torch")
-    from tests.models.tiny import make_pair
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-    drafter, target = make_pair(tmp_path / "pair", seed=1)
-    path = tmp_path / "tiny.yaml"
-    path.write_text(
-        f"models: {{drafter: {{path: {drafter}}}, target: {{path: {target}}}}}\n"
-        "decoding: {max_new_tokens: 6}\nwindows: {length_ms: 200, hop_ms: 200}\n"
-    )
-    return path
-
-
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("rounds", [4, pytest.param(200, marks=pytest.mark.slow)])
 def test_nothing_that_was_committed_is_lost(rounds: int, mosquitto: Mosquitto, tiny_config: Path) -> None:
