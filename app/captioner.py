@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
+import structlog
 from platformdirs import user_cache_path
 
 from app.decoding.calibration import available_cores, calibrate, median_ms
@@ -32,6 +33,8 @@ from models.prompts import QUESTION
 from models.runtimes.contract import Floats
 from models.runtimes.shared import ladder_of, share_of
 from models.runtimes.sharing import Sharing
+
+log = structlog.get_logger(__name__)
 
 TREES = {"prefill_hiding": ("target",), "ssd": ("drafter",), "swiftspec": ("drafter", "target")}  # masked passes of
 BUSY = 100_000  # events of a busy drafter's span, by which its preprocessing is measured
@@ -302,7 +305,7 @@ class Captioner:
             if share is None:
                 return measure()
             tokens = Acceptance(alpha=self.settings.prior_alpha).tokens
-            return choose_sharing(share.ways, share.use, measure, self.settings.prior_alpha, tokens)
+            return choose_sharing(share.ways, share.use, measure, self.settings.prior_alpha, tokens, log.info)
 
         key = cache_key(
             str(self.drafter.manifest),

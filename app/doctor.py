@@ -58,6 +58,7 @@ def model(config: Config, role: Role) -> Finding:
 
 def gpu() -> Finding:
     """The GPU and its driver, as CUDA sees them."""
+    from models.runtimes.memory import gpu_memory
     from models.runtimes.nvidia import GpuError, find_gpu
 
     try:
@@ -65,6 +66,8 @@ def gpu() -> Finding:
     except GpuError as error:
         return _refused("GPU and driver", error)
     memory = f"{device.memory_bytes / 1e9:.0f} GB"
+    if (there := gpu_memory()) is not None:
+        memory += f" ({there[0] / 1e9:.0f} free)"
     found = f"{device.name}, compute capability {device.capability}, {memory}, driver for CUDA {device.driver_cuda}"
     return Finding("GPU and driver", True, found, "")
 

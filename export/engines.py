@@ -24,6 +24,7 @@ from models.manifest import MANIFEST, read_manifest
 from models.runtimes.engine_files import ENGINES, EngineSet
 from models.runtimes.memory import PeakMemory
 from models.runtimes.nvidia import (
+    GpuDevice,
     GpuError,
     OutOfGpuMemory,
     find_gpu,
@@ -91,13 +92,17 @@ def build_engines(
             most = max(LEAST_CHUNK, most // 2)
             report(f"{error}: once more with --chunk {most}")
     report(f"peak memory: {job.memory}")
-    found = EngineSet(
-        tensorrt_version(), precision, capability or (device.capability if device else ""),
-        device.name if device else None, {f"{name}.onnx": sha256(folder / f"{name}.onnx") for name in plan}, engines,
-        {name: [list(profile) for profile in profiles] for name, profiles in plan.items()}, VERIFY_ROWS, most,
-    )  # fmt: skip
+    found = job.describe(engines, plan, most, capability or (device.capability if device else ""), device)
     found.write(folder)
     return found
+
+
+def build_decoder(folder: Path, manifest: Mapping[str, Any], precision: str) -> EngineSet:
+    """The engines of a decoder alone (`export.twin`), for this machine's GPU, without a manifest. Raises GpuError."""
+    device = find_gpu()
+    job = _Job(folder, manifest, precision, None, lambda line: None, lambda phase, step, steps: None)
+    engines, plan = job.build(manifest["s_max"])
+    return job.describe(engines, plan, manifest["s_max"], device.capability, device)
 
 
 @dataclass
@@ -114,8 +119,10 @@ class _Job:
 
     def build(self, most: int) -> tuple[dict[str, dict[str, Any]], dict[str, list[Profile]]]:
         """Engines as the manifest describes them, and the profiles of each. Raises GpuError."""
-        frames, s_max = self.manifest["frames"], self.manifest["s_max"]
-        plan = {"vision": [(1, frames, frames)], "decoder": decoder_profiles(s_max, most)}
+        plan = {"decoder": decoder_profiles(self.manifest["s_max"], most)}
+        if "frames" in self.manifest:
+            frames = self.manifest["frames"]
+            plan = {"vision": [(1, frames, frames)], **plan}
         lookup = _lookup_graph(self.folder, self.manifest)
         try:
             engines = {"embedding": self._write("embedding", self._one(lookup, []), 0)}
@@ -132,6 +139,21 @@ class _Job:
             plan["decoder_tree"], built = [second], self._one(path, [second])
         engines["decoder_tree"] = self._write("decoder_tree", built, 1)
         return engines, plan
+
+    def describe(
+        self,
+        engines: dict[str, dict[str, Any]],
+        plan: Mapping[str, list[Profile]],
+        most: int,
+        capability: str,
+        device: GpuDevice | None,
+    ) -> EngineSet:
+        """What the manifest says of engines that were built."""
+        return EngineSet(
+            tensorrt_version(), self.precision, capability, device.name if device else None,
+            {f"{name}.onnx": sha256(self.folder / f"{name}.onnx") for name in plan}, engines,
+            {name: [list(profile) for profile in profiles] for name, profiles in plan.items()}, VERIFY_ROWS, most,
+        )  # fmt: skip
 
     def _one(self, path: Path, profiles: list[Profile]) -> BuiltEngine:
         def step(phase: str, done: int, steps: int) -> None:

@@ -38,11 +38,12 @@ def model_graphs(network: Any, frames: int, s_max: int) -> dict[str, onnx.ModelP
     with FakeTensorMode(allow_non_fake_inputs=True):
         network.to_empty(device="cpu")  # fake tensors, which are not
         network.eval().requires_grad_(False)
-        return {
-            "vision": _vision(network, frames),
-            "decoder": _causal(network.decoder, s_max),
-            "decoder_tree": _tree(network.decoder, s_max),
-        }
+        return {"vision": _vision(network, frames), **decoder_graphs(network.decoder, s_max)}
+
+
+def decoder_graphs(decoder: LlamaDecoder, s_max: int) -> dict[str, onnx.ModelProto]:
+    """`decoder` and `decoder_tree` of a decoder whose parameters have no memory."""
+    return {"decoder": _causal(decoder, s_max), "decoder_tree": _tree(decoder, s_max)}
 
 
 def tower_of(network: Any) -> ClipVision:

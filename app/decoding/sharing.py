@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import structlog
-
 from app.decoding.costs import Costs, iid
 from models.runtimes.nvidia import GpuError
 from models.runtimes.sharing import SERIAL, Sharing
 
 MARGIN = 1.01  # another way must promise more than the noise of a measurement to be taken instead of turns
-
-log = structlog.get_logger(__name__)
 
 
 def choose_sharing(
@@ -22,11 +18,13 @@ def choose_sharing(
     measure: Callable[[], Costs],
     alpha: float,
     tokens: float,
+    told: Callable[..., object],
 ) -> Costs:
     """The costs of the best of `ways`, with its name in `sharing`; it is in use afterwards.
 
     Turns (`serial`) are always tried, first, and kept unless another way is better by a margin. A way that the GPU or
     its libraries refuse is told and left out. alpha, tokens: acceptance and length of captions, as far as is known.
+    told: hears of events with figures, as a structured log does.
     """
     best, best_ms = None, float("inf")
     promised: dict[str, float] = {}
@@ -35,7 +33,7 @@ def choose_sharing(
             use(way)
             costs = replace(measure(), sharing=str(way))
         except GpuError as error:
-            log.warning("sharing_refused", way=str(way), reason=str(error))
+            told("sharing_refused", way=str(way), reason=str(error))
             continue
         caption_ms = promised[str(way)] = promised_ms(costs, alpha, tokens)
         if best is None or caption_ms * MARGIN < best_ms:
@@ -43,7 +41,7 @@ def choose_sharing(
     if best is None:
         raise GpuError("gpu.sharing: not even turns could be measured; look at the log")
     use(Sharing.parse(best.sharing))
-    log.info("sharing_chosen", way=best.sharing, promised_ms={way: round(ms, 2) for way, ms in promised.items()})
+    told("sharing_chosen", way=best.sharing, promised_ms={way: round(ms, 2) for way, ms in promised.items()})
     return best
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from app.gpu_checks.figures import Figure
@@ -41,8 +42,9 @@ def verify(rig: Rig) -> list[Figure]:
     """28 drafts at once against one token; and in the prefill's last chunk against that chunk without them."""
     decoder, chunk = rig.target.decoder, min(LAST_CHUNK, rig.target.prompt)
     one, many = (rig.milliseconds(lambda n=n: decoder.enqueue(n, n)) for n in (1, DRAFTS))  # type: ignore[misc]
-    plain = rig.milliseconds(lambda: decoder.enqueue(chunk, 1))
-    fused = rig.milliseconds(lambda: decoder.enqueue(chunk + DRAFTS, 1 + DRAFTS))
+    before = rig.target.prompt - chunk
+    plain = rig.milliseconds(lambda: decoder.enqueue(chunk, 1, before))
+    fused = rig.milliseconds(lambda: decoder.enqueue(chunk + DRAFTS, 1 + DRAFTS, before))
     return [
         Figure(f"verify of {DRAFTS} ÷ decode step", "torch", many / one, "×", most=1.15),
         Figure(f"{DRAFTS} drafts in a last chunk of {chunk}, extra", "torch", fused - plain, "ms"),
@@ -93,12 +95,13 @@ def peers(rig: Rig, new_tokens: int, compiled: bool = True) -> list[Figure]:
 
 
 def autoregressive(side: Side, new_tokens: int) -> None:
-    """Prefill and greedy steps; each waits for its token, as a caption does."""
+    """Prefill and greedy steps through the runtime's contract: each token comes to the host, as in a caption."""
     side.prefill()
     side.decoder.wait()
-    for _ in range(new_tokens - 1):
-        side.decoder.enqueue(1, 1)
-        side.decoder.wait()
+    ids = np.ones(1, np.int64)
+    for step in range(new_tokens - 1):
+        logits = side.decoder.forward(side.decoder.embed(ids), side.prompt + step, np.zeros(1, np.int64), 1)
+        ids = logits.argmax(-1)
 
 
 def _transformers(side: Side, new_tokens: int, static: bool) -> Callable[[], None]:

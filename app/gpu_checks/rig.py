@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from models.clip import ClipConfig
 from models.eventgpt import EventGPT
 from models.llama import LlamaConfig
-from models.runtimes.sharing import STREAMS, Sharing
+from models.runtimes.torch import TorchVision
 from models.runtimes.torch_static import StaticTorchDecoder
 from models.video_llava import VideoLlava
 
@@ -60,12 +60,14 @@ def tiny_sizes() -> Sizes:
 class Side:
     """One model on the device: its vision, its decoder with a stream of its own, and a prompt of constant length."""
 
-    def __init__(self, network: Any, frames: int, text: int, image: int, way: Sharing = STREAMS) -> None:
+    def __init__(self, network: Any, frames: int, text: int, image: int) -> None:
         weight = next(network.parameters())
         self.network, self.device, self.dtype = network, weight.device, weight.dtype
         self.pixels = torch.zeros(frames, 3, image, image, device=self.device, dtype=self.dtype)
-        self.prompt = network.visual_tokens + text
-        self.decoder = StaticTorchDecoder(network.decoder, -(-(self.prompt + 2 * NEW_TOKENS + 32) // 8) * 8, way)
+        self.text, self.prompt = text, network.visual_tokens + text
+        self.decoder = StaticTorchDecoder(network.decoder, -(-(self.prompt + 2 * NEW_TOKENS + 32) // 8) * 8)
+        self.vision = TorchVision(network.vision, self.decoder)
+        self.eos_id, self.vocabulary = 2, network.decoder.config.vocab_size
         self.weight_bytes = sum(p.numel() * p.element_size() for p in network.decoder.parameters())
         table = network.decoder.model.embed_tokens.weight
         self.weight_bytes -= table.numel() * table.element_size()  # a step reads one row of it
@@ -102,9 +104,9 @@ class Rig:
 
     target: Side
     drafter: Side
-    urgent: Side  # the drafter again, on a stream that goes before the target's
     repeats: int
     gpu: bool
+    target_prefill_ms: float = 0.0  # once it was measured
 
     def wait(self) -> None:
         if self.gpu:
@@ -142,8 +144,6 @@ def build_rig(sizes: Sizes, device: str, repeats: int = 20) -> Rig:
     target = make(VideoLlava, sizes.target_clip, sizes.target)
     events = sizes.drafter_clip.image_size
 
-    def draft_side(way: Sharing) -> Side:
-        return Side(drafter, sizes.event_frames, sizes.drafter_text, events, way)
-
     of_target = Side(target, sizes.frames, sizes.target_text, sizes.target_clip.image_size)
-    return Rig(of_target, draft_side(STREAMS), draft_side(Sharing("priority")), repeats, device != "cpu")
+    of_drafter = Side(drafter, sizes.event_frames, sizes.drafter_text, events)
+    return Rig(of_target, of_drafter, repeats, device != "cpu")

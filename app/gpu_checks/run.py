@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from app.gpu_checks.figures import PLAN, Figure
-from models.runtimes.nvidia import GpuDevice, GpuError, find_gpu, tensorrt_version
+from models.runtimes.memory import host_peak_bytes
+from models.runtimes.nvidia import GpuDevice, GpuError, find_gpu
 
 BUNDLED_PAIR = Path(__file__).parents[2] / "models" / "demo" / "pair"
 BUDGET_S = 450.0  # under the eight minutes: a check that would begin later is a row "not measured"
@@ -27,7 +28,7 @@ def run_checks(tiny: bool, say: Callable[[str], None]) -> dict[str, Any]:
     """
     import torch
 
-    from app.gpu_checks import passes, sharing
+    from app.gpu_checks import engines, passes, sharing
     from app.gpu_checks.rig import NEW_TOKENS, build_rig, full_sizes, tiny_sizes
 
     device = None if tiny else the_gpu()
@@ -40,9 +41,9 @@ def run_checks(tiny: bool, say: Callable[[str], None]) -> dict[str, Any]:
         "verify": lambda: passes.verify(rig),
         "host overhead": lambda: passes.host_overhead(rig),
         "overlap": lambda: sharing.overlap(rig),
-        "placement and sharing": lambda: sharing.placements(rig),
+        "placement and sharing": lambda: sharing.placements(rig, (0.8,) if tiny else (0.7, 0.8, 0.9)),
         "demo pair": lambda: demo(tiny),
-        "TensorRT": engine,
+        "TensorRT": lambda: engines.tensorrt_steps(rig.repeats),
         "peers": lambda: passes.peers(rig, 4 if tiny else NEW_TOKENS, compiled=not tiny),
     }
     figures: list[Figure] = []
@@ -56,14 +57,12 @@ def run_checks(tiny: bool, say: Callable[[str], None]) -> dict[str, Any]:
         except (RuntimeError, ValueError, ImportError) as error:
             why = " ".join(str(error).split())[:120]
             figures.append(Figure(name, "–", None, "", note=f"{type(error).__name__}: {why}"))
-    figures.append(
-        Figure("int4 drafter step ÷ 16-bit step", "tensorrt", None, "×", most=0.45, note="torch has no int4 product")
-    )
     return {
         "date": time.strftime("%Y-%m-%d"),
         "device": "CPU, tiny shapes: no measurement" if device is None else asdict(device),
         "torch": torch.__version__,
         "peak_gpu_bytes": torch.cuda.max_memory_allocated() if device else None,
+        "peak_host_bytes": host_peak_bytes(),
         "seconds": round(time.perf_counter() - begin, 1),
         "figures": [asdict(figure) | {"met": figure.met} for figure in figures],
     }
@@ -92,20 +91,6 @@ def demo(tiny: bool) -> list[Figure]:
     return acceptance(BUNDLED_PAIR, windows=1 if tiny else 8)
 
 
-def engine() -> list[Figure]:
-    """Whether TensorRT is there, and knows this GPU."""
-    title = "TensorRT knows this GPU"
-    try:
-        library, device = tensorrt_version(), the_gpu()
-    except GpuError as error:
-        return [Figure(title, "tensorrt", None, "", note=str(error))]
-    from models.runtimes.nvidia import tensorrt
-
-    known = getattr(getattr(tensorrt(), "ComputeCapability", None), "__members__", None)
-    fits = known is None or "SM" + device.capability.replace(".", "") in known
-    return [Figure(title, "tensorrt", float(fits), "", note=f"{library}, compute capability {device.capability}")]
-
-
 def print_table(result: dict[str, Any], console: Console) -> None:
     """One table; what was not measured says why."""
     table = Table("check", "runtime", "measured", "wanted", "", "note", title_justify="left")
@@ -122,7 +107,11 @@ def print_table(result: dict[str, Any], console: Console) -> None:
             figure.note,
         )
     console.print(table, highlight=False, markup=False)
+    peaks = [f"host {result['peak_host_bytes'] / 1e9:.1f} GB"]
+    if result["peak_gpu_bytes"]:
+        peaks.append(f"GPU {result['peak_gpu_bytes'] / 1e9:.1f} GB")
     print(f"{result['device']}; torch {result['torch']}; {result['seconds']} s; {result['date']}")
+    print(f"peak memory: {', '.join(peaks)}")
 
 
 def print_plan(reason: str) -> None:

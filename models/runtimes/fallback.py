@@ -130,9 +130,8 @@ class FallbackVision:
                 self._ladder.step_down(error)
 
     def warm_up(self, frames: int, image_size: int, threads: int) -> None:
-        """Of the runtime."""
+        """One pass of this shape."""
         self.encode(np.zeros((frames, 3, image_size, image_size), np.float32), threads)
-        self._ladder.parts[0].warm_up(frames, image_size, _threads(self._ladder, threads))
 
     def keep(self, threads: Collection[int]) -> None:
         """Of the runtime."""
@@ -190,10 +189,9 @@ class FallbackDecoder:
             self._inner.compact(length, kept)
 
     def warm_up(self, tokens: int, rows: int, threads: int) -> None:
-        """Of the runtime. Overwrites the cache."""
-        self.forward(np.zeros((tokens, self.width), np.float32), 0, np.arange(tokens - rows, tokens), threads)
-        if tokens <= self._part:
-            self._inner.warm_up(tokens, rows, _threads(self.ladder, threads))
+        """Two passes over T rows: the second is the one that a CUDA graph is made of. Overwrites the cache."""
+        for _ in range(2):
+            self.forward(np.zeros((tokens, self.width), np.float32), 0, np.arange(tokens - rows, tokens), threads)
 
     def keep(self, threads: Collection[int]) -> None:
         """Of the runtime."""

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle import VisionLanguageModel
 from models.runtimes.contract import Floats, GpuDecoder, Ints, WarmDecoder, WarmVision
 from models.runtimes.fallback import FallbackDecoder, Ladder
 from models.runtimes.nvidia import GpuError
 from models.runtimes.sharing import SERIAL, STREAMS, Sharing, Turns
+
+if TYPE_CHECKING:  # a bare machine that measures has no tokenizer
+    from models.bundle import VisionLanguageModel
 
 
 class GpuShare:
@@ -31,9 +34,7 @@ class GpuShare:
         self.way, wanted = SERIAL, STREAMS if way.by_turns else way
         if wanted != self._placed:
             if not isinstance(self._drafter, GpuDecoder):
-                raise GpuError(
-                    f"gpu.sharing: {way}: the drafter's runtime keeps its stream; choose streams"
-                )
+                raise GpuError(f"gpu.sharing: {way}: the drafter's runtime keeps its stream; choose streams")
             self._drafter.place(wanted)
             self._placed = wanted
         self.way = way

@@ -428,10 +428,24 @@ def load(folder: Path, manifest: Mapping[str, Any], embedding: StoredTensor) -> 
     # The causal and the masked decoder each hold the weights: what the files hold is what the GPU must.
     engines_bytes = sum(int(entry["bytes"]) for entry in found.engines.values())
     need_memory(engines_bytes + cache_bytes(manifest), str(folder))
-    lane = Lane()
-    engines = {name: Engine(folder / str(entry["file"]), lane) for name, entry in found.engines.items()}
-    lane.reserve(max(engine.scratch_bytes for engine in engines.values()), "activations")
+    engines = _open(folder, found)
     vision = TensorRtVision(engines.pop("vision"), manifest)
     decoder = TensorRtDecoder(engines, found, manifest, embedding)
     decoder.check_alignment()
     return vision, decoder
+
+
+def open_decoder(
+    folder: Path, found: EngineSet, manifest: Mapping[str, Any], embedding: StoredTensor
+) -> TensorRtDecoder:
+    """A decoder of engines that were just built here, without a vision side. Raises GpuError."""
+    decoder = TensorRtDecoder(_open(folder, found), found, manifest, embedding)
+    decoder.check_alignment()
+    return decoder
+
+
+def _open(folder: Path, found: EngineSet) -> dict[str, Engine]:
+    lane = Lane()
+    engines = {name: Engine(folder / str(entry["file"]), lane) for name, entry in found.engines.items()}
+    lane.reserve(max(engine.scratch_bytes for engine in engines.values()), "activations")
+    return engines

@@ -98,6 +98,8 @@ class StaticTorchDecoder:
 
     def place(self, way: Sharing) -> None:
         """From now on in a stream made for this way of sharing the GPU. Raises GpuError, and then nothing changed."""
+        if self.device.type != "cuda":
+            return
         part, stream = _stream(self.device, way)
         self.wait()
         for made in self._passes.values():

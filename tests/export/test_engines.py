@@ -2,22 +2,15 @@
 
 from pathlib import Path
 
-import onnx
 import pytest
-import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from export.checkpoint import export_checkpoint
 from export.engines import build_engine, build_engines, check_layers, decoder_profiles, tree_profiles
-from export.graphs import _causal, _tree, attach
-from export.joint import join_projections
-from export.quantize import quantize_graphs
+from export.twin import write_twin
 from models.errors import ModelError
-from models.llama import LlamaConfig, LlamaDecoder
+from models.llama import LlamaConfig
 from models.runtimes.engine_files import read_engines
 from models.runtimes.nvidia import GpuError, tensorrt, tensorrt_version
-from models.stored import stored_tensors, write_tensors
-from tests.models.published import random_values
 from tests.models.tiny import S_MAX, write_checkpoint
 
 tensorrt_rtx = pytest.importorskip(
@@ -35,27 +28,6 @@ def exported(folder: Path, role: str, precision: str) -> Path:
         report=lambda line: None,
     )  # fmt: skip
     return folder / "out"
-
-
-def full_width_twin(folder: Path) -> Path:
-    """The full-size decoder's twin of one layer: 7B shapes, random weights, a small vocabulary, int4; both graphs."""
-    config = LlamaConfig(512, 4096, 11008, 1, 32, 32, 128, 1e-5, 1e4, 4096)
-    with torch.device("meta"):
-        decoder = LlamaDecoder(config).half().requires_grad_(False)
-        shapes = {name: tuple(value.shape) for name, value in decoder.state_dict().items()}
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        decoder.to_empty(device="cpu")
-        graphs = {"decoder": _causal(decoder, FULL_ROWS), "decoder_tree": _tree(decoder, FULL_ROWS)}
-    names = {name: ("F16", shape) for name, shape in shapes.items()}
-    write_tensors(folder / "model.safetensors", names, random_values(list(names), names))
-    weights = {f"decoder.{name}": tensor for name, tensor in stored_tensors(folder / "model.safetensors").items()}
-    for graph in graphs.values():
-        attach(graph, weights, "decoder.")
-        join_projections(graph)
-    quantize_graphs(graphs, weights, 4, folder / "decoder.int4.safetensors")
-    for name, graph in graphs.items():
-        onnx.save_model(graph, folder / f"{name}.onnx")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -126,9 +98,8 @@ def test_the_full_size_twin_builds_with_all_profiles(tmp_path: Path) -> None:
 
     Each form for two named GPUs, with every profile that the runtime asks for; layers and bindings are the contract's.
     """
-    folder = full_width_twin(tmp_path)
-    sizes = {"layers": 1, "kv_heads": 32, "head_dim": 128, "cache": "float16"}
-    manifest = {"decoder": sizes, "s_max": FULL_ROWS}
+    config = LlamaConfig(512, 4096, 11008, 1, 32, 32, 128, 1e-5, 1e4, 4096)
+    folder, manifest = tmp_path, write_twin(tmp_path, config, FULL_ROWS, 4)
     plan = {"decoder": decoder_profiles(FULL_ROWS, FULL_ROWS), "decoder_tree": tree_profiles(FULL_ROWS)[:1]}
     assert plan["decoder"] == [(1, 1088, 2176), (1, 1, 1), (2, 28, 32)]
     for name, profiles in plan.items():

@@ -20,6 +20,7 @@ class Gpu:
 
     def __init__(self, prefill_beside: dict[Sharing, float | None]) -> None:
         self.beside, self.way, self.tried = prefill_beside, SERIAL, list[Sharing]()
+        self.told: list[str] = []
 
     def use(self, way: Sharing) -> None:
         if self.beside.get(way, 1e9) is None:
@@ -34,7 +35,7 @@ class Gpu:
         return replace(found, overlap_target_ms=together * found.target_start_ms, overlap_step_ms=found.drafter_step.ms)
 
     def choose(self, ways: tuple[Sharing, ...]) -> Costs:
-        return choose_sharing(ways, self.use, self.measure, 0.8, 20.0)
+        return choose_sharing(ways, self.use, self.measure, 0.8, 20.0, lambda event, **figures: self.told.append(event))
 
 
 def test_the_way_with_the_quickest_caption_is_taken_and_left_in_use() -> None:
@@ -54,6 +55,7 @@ def test_turns_stay_unless_another_way_is_really_better() -> None:
 def test_a_way_that_the_gpu_refuses_is_left_out() -> None:
     gpu = Gpu({SERIAL: 3.0, STREAMS: 1.1, GREEN: None})
     assert gpu.choose((GREEN, STREAMS)).sharing == "streams"
+    assert gpu.told == ["sharing_refused", "sharing_chosen"]
     alone = Gpu({SERIAL: 3.0, GREEN: None})
     assert alone.choose((GREEN,)).sharing == "serial"  # what was configured cannot be had: the fallback
     none = Gpu(dict.fromkeys(EVERY_WAY))

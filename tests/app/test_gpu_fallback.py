@@ -1,0 +1,84 @@
+"""A GPU that runs out of memory in mid-caption: the same caption, from the next runtime, and a record of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from app.captioner import Captioner, CaptionerSettings
+from app.publishing.payloads import Clock, Origin, caption_payload, telemetry_payload
+from app.sinks import CaptionLog
+from app.windows import Window
+from models.bundle import VisionLanguageModel, load_model
+from models.runtimes.fallback import FallbackDecoder, FallbackVision
+from models.runtimes.shared import share_gpu
+from models.runtimes.sharing import Sharing
+from tests.app.decoding import toy
+from tests.models.runtimes.test_fallback import CrampedDecoder, Loads
+from tests.models.tiny import make_pair
+
+SETTINGS = CaptionerSettings(strategy="prefill_hiding", placement="serial", guard=False, max_new_tokens=12)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return make_pair(tmp_path_factory.mktemp("gpu-fallback"), seed=1)
+
+
+@pytest.fixture
+def captioner(folders: tuple[Path, Path]) -> Iterator[Callable[..., Captioner]]:
+    made: list[Captioner] = []
+
+    def make(target: VisionLanguageModel | None = None, way: Sharing | None = None) -> Captioner:
+        pair = load_model(folders[0], "drafter"), target or load_model(folders[1], "target")
+        if way:
+            shared = share_gpu(*pair, (way,))
+            shared.share.use(way)
+            pair = shared.drafter, shared.target
+        made.append(Captioner(*pair, SETTINGS, costs=toy.costs()))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def test_the_caption_goes_on_with_the_next_runtime_and_says_so(
+    folders: tuple[Path, Path], captioner: Callable[..., Captioner], tiny_window: Callable[..., Window]
+) -> None:
+    window = tiny_window(3)
+    expected = captioner().caption(window)
+    loads = Loads(folders[1], {"tensorrt": {}, "onnx": {}})
+    ladder = loads.ladder()
+    target = replace(
+        load_model(folders[1], "target"),
+        runtime="tensorrt", vision=FallbackVision(ladder), decoder=FallbackDecoder(ladder),
+    )  # fmt: skip
+    failing = captioner(target)
+    first = ladder.parts[1]
+    assert isinstance(first, CrampedDecoder)
+    first.until = first.passes + 4  # the memory is gone in the middle of the caption
+    caption = failing.caption(window)
+    assert caption.token_ids == expected.token_ids
+    assert [line[:2] for line in loads.told] == [("tensorrt", "onnx")]
+
+    origin = Origin("robot", "front", "0" * 12, Clock())
+    (span,) = [one for one in telemetry_payload(caption, origin)["spans"] if one["name"] == "fallback"]
+    assert span["detail"]["model"] == "target"
+    assert (span["detail"]["before"], span["detail"]["after"]) == ("tensorrt", "onnx")
+    assert "no memory for" in span["detail"]["reason"]
+    assert caption_payload(caption, origin, CaptionLog().caption(caption.text))["models"]["runtime"] == "onnx"
+    again = failing.caption(tiny_window(4))
+    assert not [one for one in again.spans if one.name == "fallback"]  # it is told once
+
+
+@pytest.mark.parametrize("way", ["serial", "chunked(32)", "streams"])
+def test_whatever_the_sharing_the_caption_is_the_same(
+    captioner: Callable[..., Captioner], tiny_window: Callable[..., Window], way: str
+) -> None:
+    for number in (5, 6):
+        window = tiny_window(number)
+        assert captioner(way=Sharing.parse(way)).caption(window).token_ids == captioner().caption(window).token_ids
