@@ -14,7 +14,7 @@ import structlog
 from app.live.alignment import Alignment
 from app.live.motion import match
 from app.publishing.payloads import Clock, Sync, wall_us
-from app.sensors.contract import Events, Frame, Item, Source, SourceError, SourceInfo
+from app.sensors.contract import CapturedSource, Events, Frame, Item, Source, SourceError, SourceInfo
 from app.supervision.budget import RestartBudget
 from app.supervision.health import OK, Health
 from app.windows import Window, Windower
@@ -99,6 +99,8 @@ class Camera:
         self._open_source, self._make_windower, self._on_window = open_source, make_windower, on_window
         self._health = health
         self._stalled_s, self._frozen_s = stalled_after_s, frozen_after_s
+        self._captured: CapturedSource | None = None  # the source, while it is open, if it is one of devices
+        self._left_out = {"captured_events": 0, "captured_frames": 0}  # by captures that are over
         self._windower: Windower | None = None
         self._lost = dict.fromkeys(LOST, 0)  # by windowers that are gone
         self._next_index = 0
@@ -110,6 +112,11 @@ class Camera:
     @property
     def lost(self) -> dict[str, int]:
         """Events, frames and windows that came to nothing, by reason."""
+        dropped = self._captured.dropped if self._captured else {}
+        captured = {key: n + dropped.get(key.removeprefix("captured_"), 0) for key, n in self._left_out.items()}
+        return self._windows_lost() | captured
+
+    def _windows_lost(self) -> dict[str, int]:
         now = self._windower
         return {key: count + (getattr(now, key) if now else 0) for key, count in self._lost.items()}
 
@@ -140,6 +147,7 @@ class Camera:
         try:
             source = await self._open()
             self.info = source.info
+            self._captured = source if isinstance(source, CapturedSource) else None
             return await self._read(source, source.info)
         except SourceError as error:
             return str(error)
@@ -148,6 +156,8 @@ class Camera:
             return f"{type(error).__name__}: {error}"
         finally:
             if source is not None:
+                lost, self._captured = self.lost, None
+                self._left_out = {key: lost[key] for key in self._left_out}
                 with contextlib.suppress(Exception):
                     await source.close()
 
@@ -192,7 +202,7 @@ class Camera:
     def _end_windower(self) -> None:
         if self._windower is None:
             return
-        self._lost, self._next_index = self.lost, self._windower.next_index
+        self._lost, self._next_index = self._windows_lost(), self._windower.next_index
         self._windower = None
 
     async def _items(self, source: Source, info: SourceInfo) -> str:
@@ -247,10 +257,13 @@ class Camera:
                 self._give(self._windower.tick(now_us - QUIET_NS // 1000))
             if at_ns - self._last_ns > self._frozen_s * 1e9:
                 return f"frozen: nothing came for {self._frozen_s:g} s"
+            trouble = self._captured.trouble if self._captured else {}
             for name, stream in self.streams.items():
                 if stream.last_ns is None or stream.state == "disabled":
                     continue
-                if at_ns - stream.last_ns > self._stalled_s * 1e9:
+                if name in trouble:
+                    self._tell(name, "reconnecting", trouble[name])
+                elif at_ns - stream.last_ns > self._stalled_s * 1e9:
                     self._tell(name, "stalled", f"no {name} for {self._stalled_s:g} s")
                 else:
                     self._tell(name, OK)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +73,19 @@ class Source(Protocol):
 
     async def close(self) -> None:
         """Release the device or file; a closed source may not be iterated again."""
+
+
+@runtime_checkable
+class CapturedSource(Source, Protocol):
+    """A source that reads devices and goes on without one of them."""
+
+    @property
+    def trouble(self) -> Mapping[str, str]:
+        """`events` or `frames` → why there are none, while it is so."""
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """`events` and `frames` that it left out so far: out of order, or not read in time."""
 
 
 class RecordedSource(Source, Protocol):

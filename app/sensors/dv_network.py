@@ -15,6 +15,7 @@ from app.sensors.spec import EventCameraSpec, RgbCameraSpec
 from app.sensors.view import EventView, FrameView
 
 CONNECT_S = 3.0
+NEXT_FRAME_S = 10.0  # a camera always has frames; events, a still scene has none
 
 
 class NetworkStream:
@@ -53,6 +54,7 @@ class NetworkStream:
             self.size = self._view.size
         else:
             self._view, self.size = None, size
+            self._last_s = time.monotonic()
             self._frame_view = FrameView(
                 self._address, size, spec.view, spec.max_side, spec.homography, spec.event_size
             )
@@ -65,6 +67,9 @@ class NetworkStream:
                     items.append(self._view(events_of(store)))
             elif (frame := self._reader.getNextFrame()) is not None:
                 items += raw_frame(frame, self._frame_view)
+                self._last_s = time.monotonic()
+            elif time.monotonic() - self._last_s > NEXT_FRAME_S:
+                raise SourceError(f"{self._address}: no frame for {NEXT_FRAME_S:g} s")
             if not items and not self._reader.isRunning():
                 raise SourceError(f"{self._address}: connection lost")
         except RuntimeError as error:

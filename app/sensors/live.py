@@ -34,7 +34,7 @@ class Live:
     """
 
     def __init__(self, events: EventCameraSpec | None = None, frames: RgbCameraSpec | None = None) -> None:
-        self.trouble: dict[str, str] = {}  # "events" or "frames" → why there are none
+        self._trouble: dict[str, str] = {}
         self._parts: dict[str, Capture] = {}
         self._specs: dict[str, CameraSpec] = {}
         if events is not None:
@@ -45,7 +45,7 @@ class Live:
             self._specs["frames"] = replace(frames, event_size=size)
             self._try("frames")
         if not self._parts:
-            raise SourceError("; ".join(self.trouble.values()))
+            raise SourceError("; ".join(self._trouble.values()))
         self._known = {role: part.hello for role, part in self._parts.items()}
         self._dropped = {"events": 0, "frames": 0}  # by captures that are over
         self._told_drops_s = -TELL_DROPS_S
@@ -63,7 +63,11 @@ class Live:
         try:
             self._parts[role] = Capture(self._specs[role])
         except SourceError as error:
-            self.trouble[role] = str(error)
+            self._trouble[role] = str(error)
+
+    @property
+    def trouble(self) -> dict[str, str]:
+        return self._trouble
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -95,7 +99,7 @@ class Live:
                 if (part := self._parts.get(role)) is not None:
                     await self._pass_on(role, part, queue)
                 if not self._parts:
-                    raise SourceError("; ".join(self.trouble.values()))
+                    raise SourceError("; ".join(self._trouble.values()))
                 await asyncio.sleep(budget.delay_s())
                 await self._reopen(role)
         except asyncio.CancelledError:
@@ -111,7 +115,7 @@ class Live:
                     await queue.put(item)
                     self._tell_drops()
         except SourceError as error:
-            self.trouble[role] = str(error)
+            self._trouble[role] = str(error)
             log.warning("camera_lost", part=role, reason=str(error))
         self._parts.pop(role, None)
         for what, count in part.dropped.items():
@@ -123,13 +127,13 @@ class Live:
         try:
             part = await opened(self._specs[role])
         except SourceError as error:
-            self.trouble[role] = str(error)
+            self._trouble[role] = str(error)
             return
         if part.hello != self._known.get(role):
             await asyncio.to_thread(part.close)
             raise SourceError(f"{part.hello.name} is there now: both cameras are opened anew")
         self._parts[role] = part
-        self.trouble.pop(role, None)
+        self._trouble.pop(role, None)
         log.info("camera_back", part=role, camera=part.hello.name)
 
     def _tell_drops(self) -> None:

@@ -8,9 +8,6 @@ import http.server
 import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,31 +25,10 @@ from app.sensors.live import Live
 from app.sensors.merging import RawFrame
 from app.sensors.spec import CameraSpec, EventCameraSpec, RgbCameraSpec, ViewSpec, from_json, to_json
 from tests.app.sensors import dv_server
+from tests.app.sensors.serving import Server, free_port
 
-ROOT = Path(__file__).parents[3]
 PATTERN = "videotestsrc is-live=true pattern=red"
 needs_gstreamer = pytest.mark.skipif(shutil.which("gst-launch-1.0") is None, reason="gst-launch-1.0 is not installed")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
-class Server:
-    """The process that serves dv network streams."""
-
-    def __init__(self, *ports: int) -> None:
-        command = [sys.executable, "-m", "tests.app.sensors.dv_server", *map(str, ports)]
-        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline() == b"serving\n"
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
 
 
 @pytest.fixture
