@@ -21,6 +21,7 @@ from app.sensors.contract import Events, SourceError
 from app.sensors.device import HOST_CLOCK
 from app.sensors.merging import RawFrame
 from app.sensors.spec import RgbCameraSpec
+from app.sensors.throttle import Throttle
 from app.sensors.view import FrameView
 
 LAUNCH = "gst-launch-1.0"
@@ -58,8 +59,7 @@ class GStreamerCamera:
         self.size = viewed.shape[1], viewed.shape[0]
         self._shape = height, width
         self._stride = (width * 3 + 3) // 4 * 4  # GStreamer pads rows to four bytes
-        self._period_ns = round(0.9e9 / spec.fps) if spec.fps else 0
-        self._due_ns = 0
+        self._throttle = Throttle(spec.fps)
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the camera)
         self._pipe, send = os.pipe()
         try:
@@ -82,9 +82,8 @@ class GStreamerCamera:
     def read(self) -> list[Events | RawFrame]:
         data = self._frame(NEXT_FRAME_S)
         now_ns = time.monotonic_ns()
-        if now_ns < self._due_ns:
+        if not self._throttle.passes(now_ns):
             return []
-        self._due_ns = now_ns + self._period_ns
         height, width = self._shape
         rows = np.frombuffer(data, np.uint8).reshape(height, self._stride)
         return [RawFrame(now_ns // 1000, self._view(rows[:, : width * 3].reshape(height, width, 3)))]

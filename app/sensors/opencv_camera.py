@@ -14,6 +14,7 @@ from app.sensors.contract import Events, SourceError
 from app.sensors.device import HOST_CLOCK
 from app.sensors.merging import RawFrame
 from app.sensors.spec import RgbCameraSpec, with_password
+from app.sensors.throttle import Throttle
 from app.sensors.view import FrameView
 
 TIMEOUT_MS = 5_000
@@ -37,8 +38,7 @@ class OpenCvCamera:
         self.name = spec.name
         self._spec = spec
         self._video = self._open()
-        self._period_ns = round(1e9 / spec.fps) if spec.fps else 0
-        self._due_ns = 0
+        self._throttle = Throttle(spec.fps)
         if not self._video.grab():
             raise SourceError(f"{self.name}: opens, but gives no picture; {self._remedy()}")
         _, image = self._video.retrieve()
@@ -115,10 +115,8 @@ class OpenCvCamera:
         elif not self._video.grab():
             raise SourceError(f"{self.name}: gives no more pictures: unplugged, or the connection was lost")
         grabbed_ns = time.monotonic_ns()
-        if grabbed_ns < self._due_ns:
+        if not self._throttle.passes(grabbed_ns):
             return []
-        # a tenth of the period is forgiven, or a camera of just this rate would lose every other frame to jitter
-        self._due_ns = max(self._due_ns + self._period_ns, grabbed_ns) - self._period_ns // 10
         decoded, image = self._video.retrieve()
         if not decoded:
             return []

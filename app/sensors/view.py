@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.sensors.contract import Events, SourceError
+from app.sensors.events import select
 from app.sensors.spec import Intrinsics, Size, ViewSpec
 
 SMALLEST_SIDE = 16
@@ -26,6 +27,7 @@ class EventView:
 
     def __init__(self, name: str, size: Size, view: ViewSpec) -> None:
         check_crop(name, view, size)
+        self._sensor = size
         self.size = viewed_size(size, view)
         self._table = None if view == ViewSpec() else _table(size, view, self.size)
 
@@ -33,6 +35,10 @@ class EventView:
         """Events of the sensor where they come to lie; those that fall outside are no longer there."""
         if self._table is None:
             return events
+        width, height = self._sensor
+        sent = (events.x >= 0) & (events.x < width) & (events.y >= 0) & (events.y < height)
+        if not sent.all():  # a damaged packet: such an event has no place to be looked up
+            events = select(events, sent)
         place = self._table[events.y, events.x]  # [N, 2]
         inside = place[:, 0] != NOWHERE
         if not inside.all():

@@ -1,4 +1,4 @@
-"""The service with the cameras of its configuration, served over the network: lost ones are told, and taken up again."""
+"""The service with the cameras of its configuration, served over the network: a lost one is told and taken up again."""
 
 from __future__ import annotations
 

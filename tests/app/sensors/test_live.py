@@ -24,6 +24,7 @@ from app.sensors.contract import Events, Frame, Item, SourceError
 from app.sensors.live import Live
 from app.sensors.merging import RawFrame
 from app.sensors.spec import CameraSpec, EventCameraSpec, RgbCameraSpec, ViewSpec, from_json, to_json
+from app.sensors.throttle import Throttle
 from tests.app.sensors import dv_server
 from tests.app.sensors.serving import Server, free_port
 
@@ -200,6 +201,15 @@ def test_a_video_file_plays_in_real_time_again_and_again(tmp_path: Path) -> None
     assert sum(before < 60 and after > 150 for before, after in pairwise(reds)) >= 2
     assert all(after.t_us > before.t_us for before, after in pairwise(found))
     assert all(frame.arrived_ns // 1000 >= frame.t_us for frame in found)
+
+
+@pytest.mark.parametrize(("wanted", "passed"), [(10, 10), (30, 30), (None, 30), (60, 30), (20, 20)])
+def test_frames_that_come_too_quickly_are_left_out_evenly(wanted: float | None, passed: int) -> None:
+    throttle, jitter = Throttle(wanted), (0, 2, -2)
+    times_ms = [1_000_000 + 1000 / 30 * i + jitter[i % 3] for i in range(300)]
+    kept = [t for t in times_ms if throttle.passes(round(t * 1e6))]
+    assert abs(len(kept) - 10 * passed) <= 2
+    assert max(after - before for before, after in pairwise(kept)) < 1000 / passed + 40
 
 
 def test_a_network_camera(tmp_path: Path) -> None:

@@ -58,6 +58,12 @@ def test_what_leaves_the_picture_is_gone_and_nothing_else_is_touched() -> None:
     assert (corner.x.dtype, corner.y.dtype, corner.p.dtype) == (np.int16, np.int16, np.uint8)
 
 
+def test_an_event_that_no_such_sensor_can_have_sent_is_left_out() -> None:
+    x, y = np.array([0, 20, -1], np.int16), np.array([0, 0, 12], np.int16)
+    events = Events(np.arange(3, dtype=np.int64), x, y, np.ones(3, np.uint8))
+    assert EventView("c", SIZE, ViewSpec(rotate=180))(events).t.tolist() == [0]
+
+
 def test_a_homography_shows_the_frame_as_the_event_camera_sees_it() -> None:
     frame = np.zeros((96, 128, 3), np.uint8)
     frame[40:48, 64:72] = 255
