@@ -59,14 +59,19 @@ class Capture:
         self.dropped = {"events": 0, "frames": 0}
         self._name = spec.name
         try:
-            assert self._process.stdin is not None
-            self._process.stdin.write(to_json(spec).encode() + b"\n")
-            self._process.stdin.flush()
+            self._tell(to_json(spec).encode() + b"\n")
             self.hello = self._hello()
         except (SourceError, OSError) as error:
             self.close()
             raise SourceError(str(error)) from None
         self._name = self.hello.name
+
+    def _tell(self, line: bytes) -> None:
+        """To the process, which says itself why it has gone, if it has."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.write(line)
+            self._process.stdin.flush()
 
     def _hello(self) -> Hello:
         """The first message, blocking. Raises SourceError."""
@@ -89,7 +94,8 @@ class Capture:
         return Hello(**told | {"size": tuple(told["size"])})
 
     async def items(self) -> AsyncGenerator[Item, None]:
-        """What the device gives. Raises SourceError when it ends."""
+        """What the device gives from now on. Raises SourceError when it ends."""
+        self._tell(b"\n")
         reader = asyncio.StreamReader(limit=PIPE_BYTES)
         loop = asyncio.get_running_loop()
         transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), self._pipe)

@@ -124,12 +124,18 @@ def write_on(outgoing: Outgoing, pipe: BinaryIO) -> None:
         _stop_soon()
 
 
-def read_on(device: Device, outgoing: Outgoing) -> NoReturn:
-    """The reading loop: batches of at most BATCH_US whose time never runs backwards. Raises SourceError at the end."""
+def read_on(device: Device, outgoing: Outgoing, wanted: threading.Event) -> NoReturn:
+    """The reading loop: batches of at most BATCH_US whose time never runs backwards. Raises SourceError at the end.
+
+    What comes before it is wanted is let go: nobody asks for what happened while another camera was being opened.
+    """
     last_us = last_frame_us = -FOR_EVER_US
     while True:
         signal.setitimer(signal.ITIMER_REAL, STALL_S)
-        for item in device.read():
+        items = device.read()
+        if not wanted.is_set():
+            continue
+        for item in items:
             if isinstance(item, RawFrame):
                 if item.t_us > last_frame_us:
                     last_frame_us = item.t_us
@@ -152,10 +158,10 @@ def _stop_soon() -> None:
     os._exit(1)
 
 
-def _until_orphaned() -> None:
-    """The watching thread: standard input ends with the parent, however that ends."""
+def _until_orphaned(wanted: threading.Event) -> None:
+    """The watching thread: a line says that items are wanted; standard input ends when the parent does."""
     while os.read(0, 1024):
-        pass
+        wanted.set()
     _stop_soon()
 
 
@@ -165,23 +171,26 @@ def _stopped(*_: object) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """`capture FD`; what to capture comes as one line of JSON on standard input: it may hold a camera's password."""
+    """`capture_process FD`; what to capture comes as a line of JSON on standard input: it may hold a password.
+
+    A second line, an empty one, asks for what the device gives from then on.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the parent's to handle
     signal.signal(signal.SIGTERM, _stopped)
     pipe = os.fdopen(int(argv[0]), "wb")
     device: Device | None = None
     writer: threading.Thread | None = None
-    outgoing = Outgoing()
+    outgoing, wanted = Outgoing(), threading.Event()
     try:
         spec = from_json(sys.stdin.readline())
         signal.setitimer(signal.ITIMER_REAL, OPEN_S)
         device = open_device(spec)
         hello = {"name": device.name, "clock": device.clock, "size": device.size}
         send_json(pipe, b"I", hello | {"events": device.has_events, "frames": device.has_frames})
-        threading.Thread(target=_until_orphaned, daemon=True).start()
+        threading.Thread(target=_until_orphaned, args=(wanted,), daemon=True).start()
         writer = threading.Thread(target=write_on, args=(outgoing, pipe), daemon=True)
         writer.start()
-        read_on(device, outgoing)
+        read_on(device, outgoing, wanted)
     except Stopped:
         pass
     except Exception as error:

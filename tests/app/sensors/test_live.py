@@ -271,6 +271,17 @@ def test_a_foreign_stream_and_a_video_that_is_none(serve: Callable[..., Server],
         open_device(RgbCameraSpec(file=str(tmp_path / "no.mp4")))
 
 
+def test_what_happened_before_it_was_asked_for_is_let_go(serve: Callable[..., Server]) -> None:
+    port = free_port()
+    serve(port)
+    source = Live(EventCameraSpec(network=f"127.0.0.1:{port}"))
+    time.sleep(0.5)
+    asked_us = time.time_ns() // 1000
+    first = read(source, lambda found: True)[0]
+    assert isinstance(first, Events)
+    assert first.t[-1] > asked_us - 100_000
+
+
 def test_what_an_unread_capture_keeps_is_bounded_and_what_gives_way_is_counted() -> None:
     outgoing = Outgoing(most_bytes=10_000)
     run = Events(np.arange(100, dtype=np.int64), *(np.zeros(100, kind) for kind in (np.int16, np.int16, np.uint8)))
