@@ -260,6 +260,14 @@ class MqttConfig(Section):
     late_after_s: float = Field(
         default=2.0, gt=0, le=3_600, title="Age budget", description="A caption that leaves later is marked `late`."
     )
+    keepalive_s: int = Field(
+        default=15,
+        ge=6,
+        le=3_600,
+        title="Keepalive",
+        description="When the link to the broker goes dead without closing, the status is `offline` within 1.5 times "
+        "so long, in seconds.",
+    )
     draft_topic: bool = Field(
         default=False, title="Draft topic", description="Also publish each unverified draft, at once, on …/draft."
     )

@@ -16,10 +16,12 @@ import yaml
 from app.config import Config
 from app.faults.books import Received, balance, prepare
 from app.faults.processes import Child, Mosquitto, feed, service, with_windows_of
+from app.faults.relay import Relay
 
 NODE = "faults"
 FLOWING_S = 120.0  # until captions flow again; models may have to be loaded
 OFFLINE_S = 2.0  # within which the world knows of a death
+KEEPALIVE_S = 6  # within 1.5 times of which it knows of a silent link
 STOP_S = 5.0
 EXECUTOR = 8  # threads that asyncio keeps for blocking calls: they come when needed, and stay
 
@@ -36,7 +38,7 @@ class Findings:
 
     faults: Counter[str] = field(default_factory=Counter)
     leaks: int = 0  # process lives that ended with more threads or file descriptors than they had when warm
-    late_offline: int = 0  # deaths that the world did not hear of within two seconds
+    late_offline: int = 0  # deaths not heard of within two seconds, silent links not within 1.5 keepalives
     slow_stop: bool = False
 
 
@@ -47,9 +49,10 @@ class FaultRun:
         self._chance = random.Random(seed)
         self._database = folder / "outbox.db"
         self._broker = Mosquitto(folder)
+        self._wire = Relay(self._broker.port)
         self._feed, feed_port = feed(folder)
         path = folder / "service.yaml"
-        path.write_text(yaml.safe_dump(_configured(config, self._broker.port, self._database)))
+        path.write_text(yaml.safe_dump(_configured(config, self._wire.port, self._database)))
         self._service = service(folder, path, feed_port)
         self._log = folder / "service.log"
         self._warm: tuple[int, int] | None = None  # what this life of the service held when warm
@@ -62,6 +65,7 @@ class FaultRun:
             "rgb_gone": self._rgb_gone,
             "worker_raising": self._worker_raising,
             "process_killed": self._process_killed,
+            "link_silent": self._link_silent,
         }
 
     def run(self, rounds: int, tell: Tell) -> dict[str, object]:
@@ -90,6 +94,7 @@ class FaultRun:
                     child.signal(signal.SIGCONT)
                     child.kill()
             self.received.close()
+            self._wire.close()
         found = self.findings
         return {
             "rounds": rounds,
@@ -179,6 +184,17 @@ class FaultRun:
         self._warm = None
         self._service.start()
 
+    def _link_silent(self) -> None:
+        """Nothing closes: only the keepalive tells. Now and then it is over before anybody noticed."""
+        self._wire.flowing.clear()
+        try:
+            if self._chance.random() < 0.25:
+                self._pause(0.2, 2.0)
+            elif not self.received.until(lambda: self.received.status.get("state") == "offline", 1.5 * KEEPALIVE_S):
+                self.findings.late_offline += 1
+        finally:
+            self._wire.flowing.set()
+
     def _holds(self) -> tuple[int, int]:
         """(threads, file descriptors), the least of a second: connections come and go."""
         samples = []
@@ -200,7 +216,7 @@ def _configured(config: Config, port: int, database: Path) -> dict[str, Any]:
     data = with_windows_of(config, min(500, config.windows.length_ms))
     data["node"], data["cameras"] = NODE, {"front": {}}
     data["mqtt"] |= {"enabled": True, "url": f"mqtt://127.0.0.1:{port}", "outbox_file": str(database)}
-    data["mqtt"] |= {"outbox_size": 1_000_000, "max_age_s": 86_400.0}
+    data["mqtt"] |= {"outbox_size": 1_000_000, "max_age_s": 86_400.0, "keepalive_s": KEEPALIVE_S}
     data["service"] |= {"port": None, "stalled_after_s": 0.8, "frozen_after_s": 2.0, "max_age_s": 10.0}
     data["service"] |= {"restarts": 1000}
     return data

@@ -198,6 +198,7 @@ def _publisher(config: Config, store: Store | None) -> Publisher:
         username=read_secret("user", mqtt.username_file) if mqtt.username_file else None,
         password=read_password(mqtt.password_env, mqtt.password_file),
         plain_password=mqtt.plain_password,
+        keepalive_s=mqtt.keepalive_s,
         ca_file=mqtt.ca_file,
     )
 

@@ -42,6 +42,7 @@ _V5, _V311 = aiomqtt.ProtocolVersion.V5, aiomqtt.ProtocolVersion.V311
 _REPLY_S = 5.0  # the longest wait for an answer of the broker
 _V5_REPLY_S = 2.0  # for the first answer to MQTT 5, which an older broker may meet with silence
 _HELD_S = 5.0  # a connection that held so long was a good one: the next try comes soon
+_BROKER_LOOKS_S = 4  # less is agreed on: mosquitto looks every 5 s, and the world is to know within 1.5 × keepalive
 _FAREWELL_S = 1.4  # for the last words of a clean stop
 _CREDENTIALS = {4, 5, 134, 135}  # refusals that no other protocol version mends; 3.1.1 and 5 number them differently
 
@@ -272,7 +273,7 @@ class Connection:
             identifier=f"ec-{self._session}",  # unique, and short enough for the strictest 3.1.1 broker (23 bytes)
             protocol=self.protocol,
             will=aiomqtt.Will(self._topics.status, _encode(will), topics.STATUS.qos, self._retain),
-            keepalive=self._keepalive_s,
+            keepalive=max(1, self._keepalive_s - _BROKER_LOOKS_S),
             timeout=_V5_REPLY_S if self.protocol is _V5 and not self.connections else _REPLY_S,
             max_queued_incoming_messages=100,
             # Without it a caption that follows a telemetry record waits for the broker's delayed ACK: 40 ms.

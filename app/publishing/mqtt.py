@@ -26,7 +26,7 @@ class Publisher:
     loop. A replay publishes under `replay-<node>` and retains nothing unless `retain` says so. `clock` is the sensor's
     against the wall, `status` the first one published. With `connect_timeout_s`, `run` raises PublishError when no
     first connection comes about in that time; without, it tries for ever. A password without TLS is refused unless
-    `plain_password`.
+    `plain_password`. When the link goes dead without closing, the broker says `offline` within 1.5 × `keepalive_s`.
 
     Raises PublishError for a bad URL, name or certificate file.
     """
