@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import http.server
+import itertools
 import os
 import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -26,6 +26,7 @@ from app.sensors.merging import RawFrame
 from app.sensors.spec import CameraSpec, EventCameraSpec, RgbCameraSpec, ViewSpec, from_json, to_json
 from app.sensors.throttle import Throttle
 from tests.app.sensors import dv_server
+from tests.app.sensors.rtsp_server import RtspServer
 from tests.app.sensors.serving import Server, free_port
 
 PATTERN = "videotestsrc is-live=true pattern=red"
@@ -93,7 +94,7 @@ def test_events_and_frames_of_a_network_stream(serve: Callable[..., Server]) -> 
     events = [item for item in found if isinstance(item, Events)]
     assert all((run.x < 48).all() and (run.y < 64).all() and len(run) for run in events)
     assert all(int(run.t[-1]) - int(run.t[0]) <= 20_000 for run in events)
-    assert all(before.t[-1] <= after.t[0] for before, after in pairwise(events))
+    assert all(before.t[-1] <= after.t[0] for before, after in itertools.pairwise(events))
     assert [f.t_us for f in frames(found)] == sorted(f.t_us for f in frames(found))
     assert frames(found)[0].image[10, 10].tolist() == [200, 0, 0]
     assert frames(found)[0].image[10, 60].tolist() == [0, 0, 0]
@@ -184,8 +185,8 @@ def test_a_pipeline_ends_with_its_capture_process_and_that_with_its_parent() -> 
     orphan.close()
 
 
-def video(path: Path, count: int = 20) -> Path:
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 20.0, (64, 48))
+def video(path: Path, count: int = 20, codec: str = "MJPG") -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), 25.0, (64, 48))
     for i in range(count):
         image = np.zeros((48, 64, 3), np.uint8)
         image[:, :, 2] = 200 if i < count // 2 else 20  # red, in OpenCV's order
@@ -198,8 +199,8 @@ def test_a_video_file_plays_in_real_time_again_and_again(tmp_path: Path) -> None
     source = Live(frames=RgbCameraSpec(file=str(video(tmp_path / "v.avi", 6))))
     found = frames(read(source, lambda found: len(found) >= 14))
     reds = [int(frame.image[20, 20, 0]) for frame in found]
-    assert sum(before < 60 and after > 150 for before, after in pairwise(reds)) >= 2
-    assert all(after.t_us > before.t_us for before, after in pairwise(found))
+    assert sum(before < 60 and after > 150 for before, after in itertools.pairwise(reds)) >= 2
+    assert all(after.t_us > before.t_us for before, after in itertools.pairwise(found))
     assert all(frame.arrived_ns // 1000 >= frame.t_us for frame in found)
 
 
@@ -209,20 +210,34 @@ def test_frames_that_come_too_quickly_are_left_out_evenly(wanted: float | None, 
     times_ms = [1_000_000 + 1000 / 30 * i + jitter[i % 3] for i in range(300)]
     kept = [t for t in times_ms if throttle.passes(round(t * 1e6))]
     assert abs(len(kept) - 10 * passed) <= 2
-    assert max(after - before for before, after in pairwise(kept)) < 1000 / passed + 40
+    assert max(after - before for before, after in itertools.pairwise(kept)) < 1000 / passed + 40
 
 
-def test_a_network_camera(tmp_path: Path) -> None:
-    """OpenCV's FFmpeg reads RTSP and HTTP alike; HTTP can be served here."""
-    video(tmp_path / "v.avi")
-    handler = functools.partial(Quiet, directory=str(tmp_path))
+def test_a_network_camera_with_a_password(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENCV_FFMPEG_LOGLEVEL", "-8")
+        server = RtspServer(video(tmp_path / "v.ts", 50, "mpg2"), "viewer", "s:c ret")
+        address = f"rtsp://viewer@127.0.0.1:{server.port}/stream"
+        with pytest.raises(SourceError, match="OpenCV cannot open it; is the address right"):
+            open_device(RgbCameraSpec(url=address, password="wrong"))
+        camera = open_device(RgbCameraSpec(url=address, password="s:c ret"))
+        assert camera.name == f"rtsp://127.0.0.1:{server.port}/stream"
+        (frame,) = camera.read()
+        assert isinstance(frame, RawFrame)
+        assert frame.image.shape == (48, 64, 3)
+        server.close()
+        with pytest.raises(SourceError, match="gives no more pictures: unplugged, or the connection was lost"):
+            list(itertools.chain.from_iterable(camera.read() for _ in range(200)))
+        camera.close()
+
+
+def test_a_network_camera_over_http(tmp_path: Path) -> None:
+    handler = functools.partial(Quiet, directory=str(video(tmp_path / "v.avi").parent))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://user:secret@127.0.0.1:{server.server_address[1]}/v.avi"
-        device = open_device(RgbCameraSpec(url=address))
-        assert "secret" not in device.name
-        seen = [device.read() for _ in range(5)]
-        device.close()
+        camera = open_device(RgbCameraSpec(url=f"http://127.0.0.1:{server.server_address[1]}/v.avi"))
+        seen = [camera.read() for _ in range(5)]
+        camera.close()
         server.shutdown()
     assert all(isinstance(items[0], RawFrame) and items[0].image.shape == (48, 64, 3) for items in seen)
 
