@@ -41,7 +41,7 @@ class Alignment:
         self._event_clock, self._frame_clock = ArrivalClock(), ArrivalClock()
         self._lags: deque[float] = deque(maxlen=LAGS)
         self._cells: deque[tuple[int, Cells]] = deque()
-        self._frames: deque[tuple[Frame, Cells]] = deque()  # without pixels, and the change that led to it
+        self._frames: deque[tuple[int, Cells]] = deque()  # middle of an exposure, and the change that led to it
         self._before: NDArray[np.float32] | None = None
         self._first_frame_ns: int | None = None
         self._period_us = 0.0
@@ -73,8 +73,8 @@ class Alignment:
         brightness = frame_brightness(frame)
         change = change_cells(brightness if self._before is None else self._before, brightness)
         self._before = brightness
-        self._frames.append((replace(frame, image=frame.image[:0]), change))
-        while self._frames[-1][0].t_us - self._frames[0][0].t_us > BLOCK_US:
+        self._frames.append((frame.middle_us, change))
+        while self._frames[-1][0] - self._frames[0][0] > BLOCK_US:
             self._frames.popleft()
         return replace(frame, t_us=round(frame.t_us + self._offset_us(frame.middle_us)))
 
@@ -95,15 +95,15 @@ class Alignment:
 
     def motion(self) -> Motion | None:
         """What `motion.match` wants, of the last ten seconds, taken out; None while there is less."""
-        frames = [f for f, _ in self._frames]
-        if len(frames) < 2 or frames[-1].t_us - frames[0].t_us < 0.8 * BLOCK_US or not self._cells:
+        frames = [middle_us for middle_us, _ in self._frames]
+        if len(frames) < 2 or frames[-1] - frames[0] < 0.8 * BLOCK_US or not self._cells:
             return None
         first = min(at for at, _ in self._cells)
         last = max(at + len(found) for at, found in self._cells)
         dense = np.zeros((last - first, CELLS), np.float32)
         for at, found in self._cells:
             dense[at - first : at - first + len(found)] += found
-        middles = np.array([round(f.middle_us + self._arrival_offset_us(f.middle_us)) for f in frames], np.int64)
+        middles = np.array([round(t_us + self._arrival_offset_us(t_us)) for t_us in frames], np.int64)
         changes = [change for _, change in self._frames][1:]
         self._frames.clear()
         return Motion(first, dense, middles, np.stack(changes))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -108,6 +110,16 @@ def test_a_clock_that_is_set_forward_begins_anew() -> None:
     line = clock.line
     assert line is not None
     assert line.host_us(3_600_000_000) == 10_000_000
+
+
+def test_the_pixels_of_a_frame_are_let_go() -> None:
+    alignment = Alignment((WIDTH, HEIGHT))
+    alignment.events(Events(np.array([5]), *(np.zeros(1, kind) for kind in (np.int16, np.int16, np.uint8))), 0)
+    image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    pixels = weakref.ref(image)
+    alignment.frame(Frame(77, image), 0)
+    del image
+    assert pixels() is None
 
 
 def test_damaged_times_cost_no_memory() -> None:
