@@ -9,7 +9,7 @@ from itertools import pairwise
 CELL_US = 1_000_000  # of one point of the envelope: the least delay of so much host time
 SPAN_US = 300_000_000  # looked at; longer, and a drift that changes with temperature is no line any more
 LEAST_US = 15_000_000  # of observation before a rate is believed; until then both clocks run alike
-JUMP_US = 1_000_000  # a delay that falls so far at once is not an earlier arrival but another clock
+JUMP_US = 1_000_000  # a delay that falls, or a time that falls back, so far at once is another clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,8 @@ class ArrivalClock:
         """Data of sensor time `t_us` came; False when this shows that the clock was set anew, and all begins again."""
         host_us = arrived_ns // 1000
         delay = host_us - t_us
-        jumped = bool(self._points) and delay < self._points[-1][1] - JUMP_US
+        last_us, least = self._points[-1] if self._points else (t_us, delay)
+        jumped = delay < least - JUMP_US or t_us < last_us - JUMP_US
         if jumped:
             self._points.clear()
         cell = host_us // CELL_US

@@ -102,14 +102,28 @@ def test_the_envelope_finds_a_drift_under_jitter_of_any_form(jitter: str, drift_
     assert abs(line.slope * 1e6 - drift_ppm) <= min(20.0, line.slope_error * 1e6)
 
 
-def test_a_clock_that_is_set_forward_begins_anew() -> None:
-    clock = ArrivalClock()
+@pytest.mark.parametrize("by_us", [3_600_000_000, -3_600_000_000])
+def test_a_clock_that_is_set_begins_anew(by_us: int) -> None:
+    clock, begin_us = ArrivalClock(), 7_200_000_000
     for number in range(100):
-        assert clock.observe(number * 100_000, number * 100_000_000 + 5_000_000)
-    assert not clock.observe(3_600_000_000, 10_000_000_000)
+        assert clock.observe(begin_us + number * 100_000, number * 100_000_000 + 5_000_000)
+    assert not clock.observe(begin_us + by_us, 10_000_000_000)
     line = clock.line
     assert line is not None
-    assert line.host_us(3_600_000_000) == 10_000_000
+    assert line.host_us(begin_us + by_us) == 10_000_000
+
+
+def test_a_frame_clock_that_is_set_back_keeps_the_frames_in_their_place_and_bounded() -> None:
+    alignment, image = Alignment((WIDTH, HEIGHT)), np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    columns = [np.zeros(1, kind) for kind in (np.int16, np.int16, np.uint8)]
+    for number in range(400):
+        host_us = number * 100_000
+        alignment.events(Events(np.array([host_us]), *columns), host_us * 1000)
+        set_us = 7_200_000_000 if number < 200 else 3_600_000_000
+        frame = alignment.frame(Frame(host_us + set_us, image), host_us * 1000)
+        assert frame is not None
+        assert abs(frame.t_us - host_us) < 1000
+    assert len(alignment._frames) <= 101
 
 
 def test_the_pixels_of_a_frame_are_let_go() -> None:
