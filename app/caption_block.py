@@ -65,11 +65,14 @@ def words(tokens: Sequence[Token], text: str, colour: bool) -> Text:
 
 
 def timeline(caption: Caption, colour: bool, cells: int = BAR_CELLS) -> list[Text]:
-    """One bar a lane, on one scale from the first span (or the window's close) to the last; │ marks the close."""
+    """One bar a lane, on one scale from the first span (or the window's close) to the last; │ marks the close.
+
+    It goes back no more than twice as far as it goes on: of frames prefilled long before the close the end is shown.
+    """
     spans = [span for span in caption.spans if span.lane in LANES]
     close = caption.window.closed_ns
-    first = min([span.start_ns for span in spans] + [close])
     last = max([span.end_ns for span in spans] + [close + 1])
+    first = max(min([span.start_ns for span in spans] + [close]), close - 2 * (last - close))
     edges = [first + (last - first) * n / cells for n in range(cells + 1)]
     bars = []
     for lane in LANES:

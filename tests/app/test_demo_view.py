@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 from rich.console import Console
@@ -58,6 +59,13 @@ def test_bars_share_one_scale_and_mark_the_close() -> None:
     assert drafter.startswith("eeeeed")
     assert target.rstrip("d").endswith("p")
     assert target.count("d") == round(4 / 24 * BAR_CELLS)
+
+
+def test_a_frame_prefilled_long_before_the_close_does_not_squeeze_what_came_after_it() -> None:
+    made = caption()
+    early = Span("prefill", "target", CLOSE - 900 * MS, CLOSE - 880 * MS)
+    _, target = timeline(replace(made, spans=(early, *made.spans)), colour=False)
+    assert target.plain.index("│") == int(28 / 42 * BAR_CELLS)
 
 
 def test_the_block_tells_where_the_time_went() -> None:
