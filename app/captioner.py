@@ -31,6 +31,7 @@ from models.bundle import VisionLanguageModel
 from models.errors import ModelError
 from models.prompts import QUESTION
 from models.runtimes.contract import Floats
+from models.runtimes.nvidia import GpuError
 from models.runtimes.shared import ladder_of, share_of
 from models.runtimes.sharing import Sharing
 
@@ -328,7 +329,11 @@ class Captioner:
             measure_ways,
         )
         if share and self.calibration_cached:
-            share.use(Sharing.parse(costs.sharing))
+            try:
+                share.use(Sharing.parse(costs.sharing))
+            except GpuError as error:  # the driver or the GPU is another one
+                log.warning("sharing_refused", way=costs.sharing, reason=str(error))
+                costs = measure_ways()
         phases = [value for value in asdict(costs).values() if isinstance(value, dict) and "threads" in value]
         wanted = {phase["threads"] for phase in phases} | set(costs.overlap_threads)
         for part in (self.drafter.vision, self.drafter.decoder, self.target.vision, self.target.decoder):

@@ -22,7 +22,7 @@ from export.graphs import attach, model_graphs, tower_of
 from export.joint import join_projections
 from export.parity import check_parity
 from export.quality import compare, run_decoder
-from export.quantize import Bits, quantize_graphs
+from export.quantize import Packing, quantize_graphs
 from export.weights import bring_weights, find_weights
 from models.checkpoint import read_config
 from models.clip import ClipConfig
@@ -60,7 +60,7 @@ def export_checkpoint(
     demo: bool = False,
     name: str | None = None,
     compute: Compute = "float32",
-    bits: Bits | None = None,
+    packing: Packing | None = None,
     report: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Export an EventGPT or Video-LLaVA checkpoint folder to a model folder `out`; returns its manifest.
@@ -68,8 +68,8 @@ def export_checkpoint(
     `out` may be the checkpoint itself: then only graphs and manifest are added. Otherwise it must not exist yet.
     s_max (cache rows) defaults to the demo question's prompt and `max_new_tokens` and 32 drafts in flight, rounded up
     to a multiple of 8. `compute` is what the graphs compute in, whatever the weights are stored in. bfloat16 is for
-    TensorRT: ONNX Runtime cannot run it on a CPU, so its parity is that of the same graphs in float32. `bits` (8 or 4)
-    quantises the decoder's weights after the parity check; `quality` in the manifest says what that changed.
+    TensorRT: ONNX Runtime cannot run it on a CPU, so its parity is that of the same graphs in float32. `packing` (int8,
+    int4, fp8) quantises the decoder's weights after the parity check; `quality` in the manifest says what that changed.
 
     `report` gets one line a stage: the largest difference between torch and ONNX Runtime. Of a model of more than
     WHOLE_PARAMETERS only PART_LAYERS of the decoder are compared; `parity_layers` in the manifest says how many were.
@@ -113,7 +113,7 @@ def export_checkpoint(
             "precision": {
                 "storage": _STORAGE.get(embedding.dtype),
                 "compute": compute,
-                **({"weights": f"int{bits}"} if bits else {}),
+                **({"weights": packing} if packing else {}),
             },
             "s_max": s_max,
             "frames": network.frames,
@@ -153,12 +153,12 @@ def export_checkpoint(
             dtype = torch.bfloat16
         if part or compute == "bfloat16":
             _write_graphs(model.to(dtype), network.frames, s_max, weights, folder)
-        if bits:
+        if packing:
             small = not part and compute != "bfloat16"
             before = run_decoder(folder, manifest) if small else None
-            manifest["weights"] |= _hashes([_quantize(folder, weights, bits)])
+            manifest["weights"] |= _hashes([_quantize(folder, weights, packing)])
             if before is not None:
-                manifest["quality"] = compare(before, run_decoder(folder, manifest), f"int{bits}", report)
+                manifest["quality"] = compare(before, run_decoder(folder, manifest), packing, report)
         manifest["graphs"] = _hashes(folder.glob("*.onnx"))
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         _move(folder, out, checkpoint, clip)
@@ -183,13 +183,13 @@ def _write_graphs(model: Any, frames: int, s_max: int, weights: Mapping[str, Sto
         onnx.save_model(graph, folder / f"{name}.onnx")
 
 
-def _quantize(folder: Path, weights: Mapping[str, StoredTensor], bits: Bits) -> Path:
+def _quantize(folder: Path, weights: Mapping[str, StoredTensor], packing: Packing) -> Path:
     """Rewrite both decoder graphs in a folder to quantised weights; the file that holds these."""
-    file = folder / f"decoder.int{bits}.safetensors"
+    file = folder / f"decoder.{packing}.safetensors"
     graphs = {
         name: onnx.load(folder / f"{name}.onnx", load_external_data=False) for name in ("decoder", "decoder_tree")
     }
-    quantize_graphs(graphs, weights, bits, file)
+    quantize_graphs(graphs, weights, packing, file)
     for name, graph in graphs.items():
         onnx.save_model(graph, folder / f"{name}.onnx")
     return file

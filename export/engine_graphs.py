@@ -1,8 +1,7 @@
 """The graph that TensorRT reads for a precision: the exported one, or one with its weights spelled as TensorRT wants.
 
 Block-quantised weights become int4 or int8 behind DequantizeLinear (standard ONNX), in a file beside the graph: a
-protobuf ends at 2 GB. There is no fp8: TensorRT-RTX 1.7.1 builds nothing from fp8 weights alone, only from calibrated
-activations as well.
+protobuf ends at 2 GB. Weights in fp8 are exported that way already.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from export.float8 import is_float8
 from export.quantize import DOMAIN, unpack
 from models.runtimes.nvidia import GpuError
 
@@ -31,7 +31,7 @@ def engine_graph(path: Path, precision: str, temporary: Path) -> Path:
     _check_compute(graph, path, precision)
     packed = any(node.domain == DOMAIN for node in graph.graph.node)
     decoder = any(value.name == "key_0" for value in graph.graph.input)
-    if decoder and packed != (precision in ("int8", "int4")):
+    if decoder and (packed, is_float8(graph)) != (precision in ("int8", "int4"), precision == "fp8"):
         raise GpuError(
             f"{path.name}: was not exported in {precision}; export the checkpoint with --precision {precision}"
         )

@@ -1,6 +1,6 @@
-"""Weight-only int8 and int4 for the decoder's linear maps: one scale for each block of a row, symmetric.
+"""Weight-only int8, int4 and fp8 for the decoder's linear maps; of int8 and int4 a scale for each block of a row.
 
-The numbers are made by ONNX Runtime's own quantiser and the graphs use its operator MatMulNBits, which it runs on the
+Their numbers are made by ONNX Runtime's own quantiser and the graphs use its operator MatMulNBits, which it runs on the
 CPU and on GPUs; `engine_graphs` spells the same numbers as DequantizeLinear for TensorRT. Head, embedding table, norms,
 caches and the vision side keep their precision. One matrix is in memory at a time.
 """
@@ -17,16 +17,19 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from export.float8 import to_float8, use_float8
 from models.errors import ModelError
 from models.stored import StoredTensor, stored_tensors, write_tensors
 
 Bits = Literal[4, 8]
+Packing = Literal["int8", "int4", "fp8"]
+BITS: dict[str, Bits] = {"int8": 8, "int4": 4}
 DOMAIN = "com.microsoft"
 BLOCKS = (128, 64, 32)  # the largest that divides a row; TensorRT wants 64 or 128 for int4
 
 
 def quantize_graphs(
-    graphs: Mapping[str, onnx.ModelProto], weights: Mapping[str, StoredTensor], bits: Bits, file: Path
+    graphs: Mapping[str, onnx.ModelProto], weights: Mapping[str, StoredTensor], packing: Packing, file: Path
 ) -> None:
     """Replace the products with parameters in `decoder` and `decoder_tree` and write the packed weights to `file`.
 
@@ -36,10 +39,14 @@ def quantize_graphs(
     plans = {name: _products(graph) for name, graph in graphs.items()}
     first = next(iter(plans.values()))
     kind = "F16" if _computes_in_half(next(iter(graphs.values()))) else "F32"
+    bits = BITS.get(packing)
     shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
     for key, (_, parameters) in first.items():
         rows = sum(weights[f"decoder.{parameter}"].shape[0] for parameter in parameters)
         columns = weights[f"decoder.{parameters[0]}"].shape[1]
+        if bits is None:
+            shapes[f"{key}.blocks"], shapes[f"{key}.scales"] = ("F8_E4M3", (columns, rows)), (kind, (rows,))
+            continue
         block = block_of(columns, key)
         shapes[f"{key}.blocks"] = ("U8", (rows, columns // block, block * bits // 8))
         shapes[f"{key}.scales"] = (kind, (rows, columns // block))
@@ -47,7 +54,7 @@ def quantize_graphs(
     def values() -> Iterator[NDArray[Any]]:
         for _, parameters in first.values():
             wide = np.concatenate([weights[f"decoder.{parameter}"].read() for parameter in parameters])
-            packed, scales = quantize_matrix(wide, bits)
+            packed, scales = quantize_matrix(wide, bits) if bits else to_float8(wide)
             yield packed
             yield scales.astype(np.float16 if kind == "F16" else np.float32)
 
@@ -55,8 +62,13 @@ def quantize_graphs(
     stored = stored_tensors(file)
     for name, graph in graphs.items():
         for key, (product, _) in plans[name].items():
-            _replace(graph, product, stored[f"{key}.blocks"], stored[f"{key}.scales"], bits)
-        graph.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+            blocks, scales = stored[f"{key}.blocks"], stored[f"{key}.scales"]
+            if bits:
+                _replace(graph, product, blocks, scales, bits)
+            else:
+                use_float8(graph, product, blocks, scales)
+        if bits:
+            graph.opset_import.append(helper.make_opsetid(DOMAIN, 1))
         _prune(graph)
 
 

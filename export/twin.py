@@ -15,12 +15,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from export.graphs import attach, decoder_graphs
 from export.joint import join_projections
-from export.quantize import Bits, quantize_graphs
+from export.quantize import Packing, quantize_graphs
 from models.llama import LlamaConfig, LlamaDecoder
 from models.stored import stored_tensors, write_tensors
 
 
-def write_twin(folder: Path, config: LlamaConfig, s_max: int, bits: Bits | None = None) -> dict[str, Any]:
+def write_twin(folder: Path, config: LlamaConfig, s_max: int, packing: Packing | None = None) -> dict[str, Any]:
     """`decoder.onnx` and `decoder_tree.onnx` in float16 and their weights; what of a manifest an engine needs."""
     folder.mkdir(parents=True, exist_ok=True)
     with torch.device("meta"):
@@ -40,8 +40,8 @@ def write_twin(folder: Path, config: LlamaConfig, s_max: int, bits: Bits | None 
     for graph in graphs.values():
         attach(graph, weights, "decoder.")
         join_projections(graph)
-    if bits:
-        quantize_graphs(graphs, weights, bits, folder / f"decoder.int{bits}.safetensors")
+    if packing:
+        quantize_graphs(graphs, weights, packing, folder / f"decoder.{packing}.safetensors")
     for name, graph in graphs.items():
         onnx.save_model(graph, folder / f"{name}.onnx")
     sizes = {

@@ -19,7 +19,7 @@ from models.errors import ModelError
 
 _NUMPY = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 _EXPONENT = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}  # all ones there: infinite, or not a number
-DTYPE_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8, "U8": 1}
+DTYPE_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8, "U8": 1, "F8_E4M3": 1}
 _PART_BYTES = 16 << 20
 
 

@@ -27,8 +27,8 @@ def command(
         Literal["onnx", "tensorrt"], typer.Option(help="tensorrt: build engines as well, for this machine's GPU.")
     ] = "onnx",
     precision: Annotated[
-        Literal["fp32", "fp16", "bf16", "int8", "int4"] | None,
-        typer.Option(help="int8, int4: of the decoder's weights.", show_default="onnx fp32, tensorrt fp16"),
+        Literal["fp32", "fp16", "bf16", "int8", "int4", "fp8"] | None,
+        typer.Option(help="int8, int4, fp8: of the decoder's weights.", show_default="onnx fp32, tensorrt fp16"),
     ] = None,
     capability: Annotated[
         str | None, typer.Option("--compute-capability", metavar="8.9", help="Build engines for this GPU instead.")
@@ -36,6 +36,9 @@ def command(
     chunk: Annotated[
         int | None, typer.Option(min=32, help="Tokens at most in a pass of an engine.", show_default="all of the cache")
     ] = None,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Engines that hold the weights once; decoding may be slower.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Export a checkpoint to ONNX, with a parity check, and to TensorRT. Needs the extra `torch`.
@@ -52,11 +55,11 @@ def command(
     if runtime == "tensorrt":
         if precision == "fp32":
             raise typer.BadParameter("TensorRT's attention has no fp32; fp16 or bf16", param_hint="--precision")
-        _need_tensorrt(capability)
+        _need_tensorrt(capability, precision)
     elif precision == "bf16":
         raise typer.BadParameter("bf16 is for --runtime tensorrt", param_hint="--precision")
-    elif capability or chunk:
-        raise typer.BadParameter("only with --runtime tensorrt", param_hint="--compute-capability, --chunk")
+    elif capability or chunk or compact:
+        raise typer.BadParameter("only with --runtime tensorrt", param_hint="--compute-capability, --chunk, --compact")
     console = Console(stderr=True)
     if runtime == "tensorrt" and checkpoint.resolve() == out.resolve() and _exported(out, precision):
         manifest = json.loads((out / "manifest.json").read_text())
@@ -72,15 +75,15 @@ def command(
                 max_new_tokens=max_new_tokens,
                 name=name,
                 compute=_compute(runtime, precision),
-                bits=_BITS.get(precision),
+                packing=_PACKINGS.get(precision),
                 report=console.print,
             )
     if runtime == "tensorrt":
-        manifest = manifest | {"engines": _build(out, precision, capability, chunk, console)}
+        manifest = manifest | {"engines": _build(out, precision, capability, chunk, console, compact)}
     print(json.dumps(manifest) if as_json else f"{out}: written")
 
 
-_BITS: dict[str, Literal[4, 8]] = {"int8": 8, "int4": 4}
+_PACKINGS: dict[str, Literal["int8", "int4", "fp8"]] = {"int8": "int8", "int4": "int4", "fp8": "fp8"}
 
 
 def _compute(runtime: str, precision: str) -> Literal["float32", "float16", "bfloat16"]:
@@ -99,20 +102,21 @@ def _exported(folder: Path, precision: str) -> bool:
     if not (folder / MANIFEST).is_file():
         return False
     found = json.loads((folder / MANIFEST).read_text()).get("precision", {})
-    weights = precision if precision in _BITS else None
+    weights = _PACKINGS.get(precision)
     return (found.get("compute"), found.get("weights")) == (_compute("tensorrt", precision), weights)
 
 
-def _need_tensorrt(capability: str | None) -> None:
-    """Fail before the long part: without TensorRT, and without a GPU to build for. Raises ModelError."""
-    from models.runtimes.nvidia import find_gpu, tensorrt
+def _need_tensorrt(capability: str | None, precision: str) -> None:
+    """Fail before the long part: without TensorRT, a GPU to build for, or its fp8. Raises ModelError."""
+    from models.runtimes.nvidia import find_gpu, need_precision, tensorrt
 
     tensorrt()
-    if capability is None:
-        find_gpu()
+    need_precision(precision, capability or find_gpu().capability)
 
 
-def _build(out: Path, precision: str, capability: str | None, chunk: int | None, console: Console) -> dict[str, Any]:
+def _build(
+    out: Path, precision: str, capability: str | None, chunk: int | None, console: Console, compact: bool
+) -> dict[str, Any]:
     from dataclasses import asdict
 
     from rich.progress import Progress
@@ -127,4 +131,4 @@ def _build(out: Path, precision: str, capability: str | None, chunk: int | None,
                 tasks[phase] = bar.add_task(phase, total=steps)
             bar.update(tasks[phase], completed=done)
 
-        return asdict(build_engines(out, precision, console.print, capability, chunk, step))
+        return asdict(build_engines(out, precision, console.print, capability, chunk, step, compact=compact))

@@ -55,7 +55,7 @@ def _decoder(folder: Path, config: LlamaConfig, precision: str) -> Any:
     from models.runtimes.tensorrt import open_decoder
     from models.stored import stored_tensors
 
-    manifest = write_twin(folder, config, ROWS, 4 if precision == "int4" else None)
+    manifest = write_twin(folder, config, ROWS, "int4" if precision == "int4" else None)
     found = build_decoder(folder, manifest, precision)
     table = stored_tensors(folder / manifest["embedding"]["file"])[manifest["embedding"]["tensor"]]
     return open_decoder(folder, found, manifest, table)

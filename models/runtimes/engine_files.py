@@ -47,6 +47,8 @@ def read_engines(folder: Path, library: str, capability: str, gpu: str) -> Engin
     try:
         data = read_json(path)
         found = EngineSet(**data)
+        if not _well_formed(found):
+            raise ValueError
     except (ValueError, TypeError):
         raise ModelError(f"{place(path)}: not a manifest of engines; {remedy(folder)}") from None
     again = remedy(folder, found.precision)
@@ -71,6 +73,14 @@ def read_engines(folder: Path, library: str, capability: str, gpu: str) -> Engin
 def remedy(folder: Path, precision: str = "fp16") -> str:
     """What builds the engines of a folder on this machine."""
     return f"run `event-captioner export {folder} {folder} --runtime tensorrt --precision {precision}` on this machine"
+
+
+def _well_formed(found: EngineSet) -> bool:
+    """Whether the parts that are looked up by name are there, so that a damaged manifest is one line."""
+    if not all(isinstance(part, dict) for part in (found.graphs, found.engines, found.profiles)):
+        return False
+    entries, profiles = found.engines.values(), found.profiles.values()
+    return all(isinstance(entry, dict) for entry in entries) and all(isinstance(p, list) and p for p in profiles)
 
 
 def _check_engine(file: Path, entry: dict[str, Any], again: str) -> None:

@@ -130,6 +130,19 @@ def find_gpu(index: int = 0) -> GpuDevice:
     return GpuDevice(name, capability, int(properties.totalGlobalMem), _cuda_version(driver))
 
 
+def need_precision(precision: str, capability: str) -> None:
+    """Refuse what a GPU of that compute capability ("8.6") does not compute in. Raises GpuError."""
+    major, _, minor = capability.partition(".")
+    if not (major.isdigit() and minor.isdigit()):
+        raise GpuError(f"compute capability {capability!r}: is no number like 8.9")
+    least = {"fp8": (8, 9), "bf16": (8, 0)}.get(precision, (0, 0))
+    if (int(major), int(minor)) < least:
+        raise GpuError(
+            f"compute capability {capability}: has no {precision}, which begins with {least[0]}.{least[1]}; export "
+            "with --precision int8 or int4"
+        )
+
+
 def _driver_error(what: str) -> GpuError:
     """CUDA says the same of a driver that is absent and of one that is too old; the driver's version tells which."""
     cuda = cuda_runtime()

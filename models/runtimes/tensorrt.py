@@ -25,6 +25,7 @@ from models.runtimes.sharing import Sharing
 from models.stored import StoredTensor
 
 _MAX_GRAPHS = 48  # shapes whose captured pass is kept, each with a context; the oldest goes first
+_GRAPH_ROWS = 32  # a larger pass hides its launches by itself
 REBUILD = "build the engines again"
 _ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -345,8 +346,8 @@ class TensorRtDecoder:
         host["rows"].values[:count] = rows if len(rows) else 0
         key = (name, tokens, count)
         stream, captured = self._lane.stream, self._graphs.get(key)
-        if tokens > self._found.profiles["decoder"][2][2]:
-            self._enqueue(self._engines[name], *key)  # a large pass hides its launches by itself
+        if tokens > _GRAPH_ROWS:
+            self._enqueue(self._engines[name], *key)
         elif captured is not None:
             self._graphs.move_to_end(key)
             captured.run(stream)

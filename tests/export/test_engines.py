@@ -16,15 +16,15 @@ from tests.models.tiny import S_MAX, write_checkpoint
 tensorrt_rtx = pytest.importorskip(
     "tensorrt_rtx", reason="tensorrt-rtx is not installed (95 MB): pip install -e '.[tensorrt]' to build engines here"
 )
-COMPUTE = {"fp16": "float16", "bf16": "bfloat16", "int8": "float16", "int4": "float16"}
-BITS = {"int8": 8, "int4": 4}
+COMPUTE = {"fp16": "float16", "bf16": "bfloat16", "int8": "float16", "int4": "float16", "fp8": "float16"}
+PACKINGS = {"int8": "int8", "int4": "int4", "fp8": "fp8"}
 FULL_ROWS = 2176  # cache rows of the target: 2,076 of the prompt, 64 new ones, drafts in flight
 
 
 def exported(folder: Path, role: str, precision: str) -> Path:
     checkpoint = write_checkpoint(folder / "checkpoint", role)
     export_checkpoint(
-        checkpoint, folder / "out", S_MAX, compute=COMPUTE[precision], bits=BITS.get(precision),  # type: ignore[arg-type]
+        checkpoint, folder / "out", S_MAX, compute=COMPUTE[precision], packing=PACKINGS.get(precision),  # type: ignore[arg-type]
         report=lambda line: None,
     )  # fmt: skip
     return folder / "out"
@@ -60,7 +60,7 @@ def test_every_profile_of_a_small_pair_builds(tmp_path: Path, role: str, precisi
 def test_the_bundled_pair_builds(tmp_path: Path, role: str, precision: str) -> None:
     pair, lines = Path(__file__).parents[2] / "models/demo/pair", []
     folder = tmp_path / "out"
-    export_checkpoint(pair / role, folder, compute="float16", bits=BITS.get(precision), report=lines.append)  # type: ignore[arg-type]
+    export_checkpoint(pair / role, folder, compute="float16", packing=PACKINGS.get(precision), report=lines.append)  # type: ignore[arg-type]
     assert set(build_engines(folder, precision, lines.append, "8.9").engines) >= {"vision", "decoder", "decoder_tree"}
 
 
@@ -99,7 +99,7 @@ def test_the_full_size_twin_builds_with_all_profiles(tmp_path: Path) -> None:
     Each form for two named GPUs, with every profile that the runtime asks for; layers and bindings are the contract's.
     """
     config = LlamaConfig(512, 4096, 11008, 1, 32, 32, 128, 1e-5, 1e4, 4096)
-    folder, manifest = tmp_path, write_twin(tmp_path, config, FULL_ROWS, 4)
+    folder, manifest = tmp_path, write_twin(tmp_path, config, FULL_ROWS, "int4")
     plan = {"decoder": decoder_profiles(FULL_ROWS, FULL_ROWS), "decoder_tree": tree_profiles(FULL_ROWS)[:1]}
     assert plan["decoder"] == [(1, 1088, 2176), (1, 1, 1), (2, 28, 32)]
     for name, profiles in plan.items():
@@ -109,6 +109,33 @@ def test_the_full_size_twin_builds_with_all_profiles(tmp_path: Path) -> None:
             assert len(built.data) > 90_000_000
             assert built.bindings["embeddings"] == ("FLOAT", (-1, 4096))
     assert built.bindings["mask"] == ("BOOL", (-1, FULL_ROWS))
+
+
+def test_fp8_weights_stay_fp8_and_only_where_the_gpu_has_it(half: Path, tmp_path: Path) -> None:
+    """No calibration is needed: TensorRT keeps the weights in 8 bits and computes in 16."""
+    config = LlamaConfig(128, 512, 1024, 1, 4, 4, 128, 1e-5, 1e4, 4096)
+    sizes = []
+    for packing, precision in (("fp8", "fp8"), (None, "fp16")):
+        manifest = write_twin(tmp_path / precision, config, 256, packing)  # type: ignore[arg-type]
+        built = build_engine(tmp_path / precision / "decoder.onnx", [(1, 1, 1)], precision, "8.9")
+        check_layers(built, manifest, "decoder")
+        sizes.append(len(built.data))
+    assert sizes[0] < 0.7 * sizes[1]
+    with pytest.raises(GpuError, match=r"compute capability 8.6: has no fp8, which begins with 8.9; export with"):
+        build_engines(half, "fp8", lambda line: None, "8.6")
+    with pytest.raises(GpuError, match="was not exported in fp8; export the checkpoint with --precision fp8"):
+        build_engine(half / "decoder.onnx", [(1, 1, 1)], "fp8", "8.9")
+
+
+def test_a_compact_engine_holds_the_weights_once(tmp_path: Path) -> None:
+    """One profile for prefill, decode and verify: TensorRT lays the weights out anew for a profile of one token."""
+    config = LlamaConfig(128, 512, 1024, 1, 4, 4, 128, 1e-5, 1e4, 4096)
+    manifest, sizes = write_twin(tmp_path, config, 256), []
+    for compact in (False, True):
+        built = build_engine(tmp_path / "decoder.onnx", decoder_profiles(256, 256, compact), "fp16", "8.9")
+        check_layers(built, manifest, "decoder")
+        sizes.append(len(built.data))
+    assert sizes[1] < 0.7 * sizes[0]
 
 
 def test_an_engine_that_is_not_the_contracts_is_refused(half: Path) -> None:

@@ -4,11 +4,13 @@ import json
 import logging
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
 
 from export.checkpoint import export_checkpoint
+from export.float8 import to_float8
 from export.quantize import block_of, quantize_matrix, unpack
 from models.bundle import load_model
 from models.errors import ModelError
@@ -27,6 +29,33 @@ def test_packed_numbers_times_scales_are_the_weights(bits: int, steps: int) -> N
     assert logging.getLogger().level != logging.INFO  # the quantiser's import turns every library's notes on
 
 
+def test_fp8_is_within_a_sixteenth_of_each_weight() -> None:
+    """E4M3 has three bits of fraction; what is far below a row's largest value is a fixed step of it away."""
+    matrix = np.random.default_rng(0).standard_normal((48, 128), np.float32)
+    matrix[3] = 0
+    values, scales = to_float8(matrix)
+    assert (values.shape, values.dtype, scales.shape) == ((128, 48), np.uint8, (48,))
+    again = values.T.view(ml_dtypes.float8_e4m3fn).astype(np.float32) * scales[:, None]
+    assert np.all(np.abs(again - matrix) <= np.maximum(np.abs(matrix) / 16, scales[:, None] * 2**-9))
+    assert np.all(again[3] == 0)
+
+
+def test_an_fp8_export_runs_on_the_cpu_and_says_what_it_changed(tmp_path: Path) -> None:
+    checkpoint, lines = write_checkpoint(tmp_path / "checkpoint", "drafter"), []
+    manifest = export_checkpoint(checkpoint, tmp_path / "out", 160, packing="fp8", report=lines.append)
+    assert manifest["precision"]["weights"] == "fp8"
+    assert lines[-1].startswith("quality fp8: logits differ by ")
+    assert 0 < manifest["quality"]["logit_error"] < 0.2
+    assert manifest["quality"]["token_agreement"] > 0.8
+    stored = stored_tensors(tmp_path / "out/decoder.fp8.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {"F8_E4M3", "F32"}
+    model = load_model(tmp_path / "out", "drafter")
+    x = model.decoder.embed(np.arange(12))
+    whole = model.decoder.forward(x, 0, np.arange(12), 1)
+    tree = model.decoder.forward_tree(x[6:], np.arange(6, 12), np.tri(6, dtype=np.bool_), 6, np.arange(6), 1)
+    np.testing.assert_allclose(tree, whole[6:], rtol=0, atol=1e-4 * float(np.abs(whole).max()))
+
+
 def test_blocks_fit_the_rows() -> None:
     assert [block_of(columns, "x") for columns in (4096, 11008, 192, 32)] == [128, 128, 64, 32]
     with pytest.raises(ModelError, match="down_proj: rows of 40 values are no multiple of 32; export in fp16 instead"):
@@ -35,7 +64,7 @@ def test_blocks_fit_the_rows() -> None:
 
 def test_an_int4_export_runs_and_says_what_it_changed(tmp_path: Path) -> None:
     checkpoint, lines = write_checkpoint(tmp_path / "checkpoint", "drafter"), []
-    manifest = export_checkpoint(checkpoint, tmp_path / "out", 160, bits=4, report=lines.append)
+    manifest = export_checkpoint(checkpoint, tmp_path / "out", 160, packing="int4", report=lines.append)
     assert manifest["precision"] == {"storage": "float16", "compute": "float32", "weights": "int4"}
     assert lines[-1].startswith("quality int4: logits differ by ")
     assert 0 < manifest["quality"]["logit_error"] < 0.6

@@ -57,5 +57,8 @@ def test_damage_is_one_line(engines: EngineSet, tmp_path: Path) -> None:
     for text in ("[]", "{", '{"library": 1}'):
         (tmp_path / ENGINES).write_text(text)
         refused(tmp_path, "engines.json: not a manifest of engines")
+    for damage in ({"graphs": []}, {"engines": {"decoder": "decoder.engine"}}, {"profiles": {"decoder": []}}):
+        replace(engines, **damage).write(tmp_path)
+        refused(tmp_path, "engines.json: not a manifest of engines")
     (tmp_path / ENGINES).unlink()
     refused(tmp_path, "no engines; run `event-captioner export .* --precision fp16`")
