@@ -23,7 +23,8 @@ class StillGate:
 
     The picture is looked at in cells, each against its own noise floor, so that a small thing that moves is not lost in
     the noise of all the pixels, and a flickering lamp or a hot pixel is a floor of its own. A window without any event
-    always passes: a dead sensor looks like a still scene. So does one before a first verified caption.
+    always passes: a dead sensor looks like a still scene. So does every one until there is a verified caption of a
+    window as new as the last movement and as the last time that nobody looked: only what was said can go on being true.
     """
 
     def __init__(self, config: GateConfig) -> None:
@@ -31,6 +32,9 @@ class StillGate:
         self.still = False
         self.skipped = 0  # windows since the last caption
         self._captioned_ns: int | None = None
+        self._span_us: tuple[int, int] | None = None  # start and end of the newest window
+        self._next = 0  # the index after it
+        self._since = 0  # a caption counts when its window is this one or a newer one
         self._began_ns: int | None = None
         self._resting = 0  # quiet windows in a row
         self._smooth: NDArray[np.float64] | None = None
@@ -41,18 +45,22 @@ class StillGate:
         """Whether a window that is still open will most likely not be captioned."""
         return self.still and self._fresh(time.monotonic_ns())
 
-    def captioned(self) -> None:
-        """A verified caption went out."""
-        self._captioned_ns, self.skipped = time.monotonic_ns(), 0
+    def captioned(self, index: int) -> None:
+        """A verified caption of this window went out."""
+        if index >= self._since:
+            self._captioned_ns, self.skipped = time.monotonic_ns(), 0
 
     def forget(self) -> None:
-        """The next window is captioned, whatever it shows: another question is asked about it."""
-        self._captioned_ns = None
+        """The next window is captioned, whatever it shows: the question is another one, or the scene may be."""
+        self._captioned_ns, self._since = None, self._next
 
     def passes(self, window: Window) -> bool:
         """Whether to caption it."""
         now_ns = window.closed_ns
+        if self._span_us is None or not self._span_us[0] < window.start_us <= self._span_us[1]:
+            self.forget()  # nobody looked for a while, or time means something else: the source was opened again
         self._look(window, now_ns)
+        self._span_us, self._next = (window.start_us, window.end_us), window.index + 1
         if self.still and len(window.events) and self._fresh(now_ns):
             self.skipped += 1
             return False
@@ -73,6 +81,7 @@ class StillGate:
         learning = now_ns - self._began_ns < LEARN_NS or window.dropped_events > 0
         if learning or (rates > threshold * (LOUDER if self.still else 1)).any():
             self._resting, self.still = 0, False
+            self._captioned_ns, self._since = None, window.index  # what was said of it before is over
         else:
             self._resting += 1
             self.still = self._resting >= 2

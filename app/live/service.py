@@ -118,6 +118,9 @@ class Service:
         if paused:
             for turn in self._scheduler.clear():
                 self._drop(turn.camera, turn.window, "paused")
+        else:
+            for gate in self.gates.values():
+                gate.forget()
 
     async def ask(self, question: str, camera: str | None) -> tuple[str, Window, Caption]:
         """One question about what is to be seen now: camera, window and answer. Raises CommandError."""
@@ -188,13 +191,13 @@ class Service:
                 self._scheduler.offer(camera, window)
             return
         self.counts[camera].arrived += 1
+        passes = gate is None or self._looked(gate, camera, window)  # at every window, also while paused
         if not window.frames:
             self._drop(camera, window, "no_frames")
             return
         self._latest[camera] = window
         self._arrived.set()
         self._arrived = asyncio.Event()
-        passes = gate is None or self._looked(gate, camera, window)  # at every window, also while paused
         if self.health.paused:
             self._drop(camera, window, "paused")
         elif not passes:
@@ -241,7 +244,7 @@ class Service:
         self.counts[camera].captioned += 1
         self.last_caption[camera] = window.index
         if gate := self.gates.get(camera):
-            gate.captioned()
+            gate.captioned(window.index)
         for sink in self._sinks[camera]:
             sink.on_caption(caption)
 

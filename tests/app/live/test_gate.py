@@ -57,7 +57,7 @@ def through(gate: StillGate, clock: list[int], windows: list[Window]) -> list[bo
         clock[0] = w.closed_ns
         passed.append(gate.passes(w))
         if passed[-1]:
-            gate.captioned()
+            gate.captioned(w.index)
     return passed
 
 
@@ -106,6 +106,24 @@ def test_another_question_is_asked_of_a_still_scene_at_once(clock: list[int]) ->
     assert through(gate, clock, [window(30, 0.05), window(31, 0.05)]) == [True, False]
 
 
+def test_it_closes_only_on_a_scene_that_was_captioned_since_it_moved(clock: list[int]) -> None:
+    gate = StillGate(GateConfig(enabled=True, heartbeat_s=60.0))
+    through(gate, clock, [window(s, 0.05) for s in range(30)])
+    for moving in (window(30, 0.05, thing=1000), window(31, 0.05, thing=1000)):
+        assert gate.passes(moving)  # and neither caption comes to anything
+    assert [gate.passes(window(s, 0.05)) for s in range(32, 36)] == [True] * 4
+    gate.captioned(30)  # late, and of a scene that still moved
+    assert gate.passes(window(36, 0.05))
+    gate.captioned(35)
+    assert not gate.passes(window(37, 0.05))
+
+
+def test_time_that_nobody_looked_at_may_have_changed_the_scene(clock: list[int]) -> None:
+    gate = StillGate(GateConfig(enabled=True, heartbeat_s=60.0))
+    through(gate, clock, [window(s, 0.05) for s in range(30)])
+    assert through(gate, clock, [window(s, 0.05) for s in (30, 35, 36)]) == [False, True, False]
+
+
 def test_the_status_names_the_caption_that_goes_on_being_true(
     mosquitto: Mosquitto, load: Callable[[], Captioner], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +137,10 @@ def test_the_status_names_the_caption_that_goes_on_being_true(
             service.cameras["front"].on_state("front")  # as it is told every few seconds
             captioned = counts.captioned
             await until(lambda: counts.captioned > captioned)  # the heartbeat
+            await until(lambda: service.gates["front"].closed)
+            service.paused(True)
+            service.paused(False)
+            assert not service.gates["front"].closed, "the scene may have changed"
 
             def told(leaf: str) -> list[dict[str, Any]]:
                 return [h.payload for h in listener.of(leaf) if h.payload]
