@@ -29,6 +29,7 @@ from app.sensors.spec import CameraSpec, EventCameraSpec, from_json
 QUEUED_BYTES = 32 << 20
 OPEN_S, STALL_S = 20.0, 20.0  # a call that takes longer never returns
 LAST_WORDS_S = 1.0
+RELEASE_S = 1.5  # for the device, once nobody listens any more
 FOR_EVER_US = 2**62
 
 
@@ -154,7 +155,7 @@ def read_on(device: Device, outgoing: Outgoing, wanted: threading.Event) -> NoRe
 def _stop_soon() -> None:
     """From another thread: the device is released in the one that reads it, unless that takes too long."""
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(LAST_WORDS_S)
+    time.sleep(RELEASE_S)
     os._exit(1)
 
 

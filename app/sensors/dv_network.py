@@ -12,6 +12,7 @@ from app.sensors.dv_data import events_of, reason_of
 from app.sensors.inivation import IDLE_S, raw_frame
 from app.sensors.merging import RawFrame
 from app.sensors.spec import EventCameraSpec, RgbCameraSpec
+from app.sensors.throttle import Throttle
 from app.sensors.view import EventView, FrameView
 
 CONNECT_S = 3.0
@@ -54,6 +55,7 @@ class NetworkStream:
             self.size = self._view.size
         else:
             self._view, self.size = None, size
+            self._throttle = Throttle(spec.fps)
             self._last_s = time.monotonic()
             self._frame_view = FrameView(
                 self._address, size, spec.view, spec.max_side, spec.homography, spec.event_size
@@ -66,7 +68,8 @@ class NetworkStream:
                 if (store := self._reader.getNextEventBatch()) is not None and len(store):
                     items.append(self._view(events_of(store)))
             elif (frame := self._reader.getNextFrame()) is not None:
-                items += raw_frame(frame, self._frame_view)
+                if self._throttle.passes(int(frame.timestamp) * 1000):
+                    items += raw_frame(frame, self._frame_view)
                 self._last_s = time.monotonic()
             elif time.monotonic() - self._last_s > NEXT_FRAME_S:
                 raise SourceError(f"{self._address}: no frame for {NEXT_FRAME_S:g} s")

@@ -25,7 +25,8 @@ from app.sensors.throttle import Throttle
 from app.sensors.view import FrameView
 
 LAUNCH = "gst-launch-1.0"
-FIRST_FRAME_S, NEXT_FRAME_S, STOP_S = 10.0, 10.0, 1.0
+FIRST_FRAME_S, NEXT_FRAME_S = 10.0, 10.0
+STOP_S = 0.5  # less than the capture process has for it
 PR_SET_PDEATHSIG = 1
 MOST_OUTPUT = 4096
 

@@ -84,7 +84,7 @@ def test_events_and_frames_of_a_network_stream(serve: Callable[..., Server]) -> 
     serve(*ports)
     source = Live(
         EventCameraSpec(network=f"localhost:{ports[0]}", view=ViewSpec(rotate=90)),
-        RgbCameraSpec(network=f"127.0.0.1:{ports[1]}"),
+        RgbCameraSpec(network=f"127.0.0.1:{ports[1]}", fps=20),
     )
     assert source.info.name == dv_server.NAME
     assert source.info.resolution == dv_server.SIZE[::-1]
@@ -95,7 +95,9 @@ def test_events_and_frames_of_a_network_stream(serve: Callable[..., Server]) -> 
     assert all((run.x < 48).all() and (run.y < 64).all() and len(run) for run in events)
     assert all(int(run.t[-1]) - int(run.t[0]) <= 20_000 for run in events)
     assert all(before.t[-1] <= after.t[0] for before, after in itertools.pairwise(events))
-    assert [f.t_us for f in frames(found)] == sorted(f.t_us for f in frames(found))
+    times = [frame.t_us for frame in frames(found)]
+    assert times == sorted(times)
+    assert times[-1] - times[0] > (len(times) - 2) * 50_000
     assert frames(found)[0].image[10, 10].tolist() == [200, 0, 0]
     assert frames(found)[0].image[10, 60].tolist() == [0, 0, 0]
 
@@ -164,7 +166,7 @@ def test_a_pipeline_gives_rgb_frames_and_is_not_left_behind() -> None:
     found = frames(read(source, lambda found: len(found) >= 4))
     assert all(frame.image.shape == (40, 60, 3) for frame in found)
     assert found[0].image[20, 30].tolist() == [255, 0, 0]  # red first, and no padding of rows
-    assert min(np.diff([frame.t_us for frame in found])) > 80_000  # 30 a second come, ten are wanted
+    assert found[-1].t_us - found[0].t_us > (len(found) - 2) * 100_000  # 30 a second come, ten are wanted
     assert not alive(capture)
     assert not alive(pipeline)
 
