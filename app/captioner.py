@@ -165,15 +165,9 @@ class Captioner:
             self.draft_ahead(window, camera)
         if self.streams:
             frames = [chosen.frame for chosen in window.frames]
-            threads = self.engine.target_threads("prefill")
-
-            def encode(place: int, recorder: SpanRecorder) -> Floats:
-                with recorder.span("preprocess", "host", model="target"):
-                    pixels = self.target.pixels_from_frames([frames[place].image])
-                with recorder.span("encode", "target", frames=1, first_frame=place, end_frame=place + 1):
-                    return self.target.vision.encode(pixels, self.engine.target_threads("encode"))
-
-            self.engine.streaming.extend(self.prompts[1], frames, encode, threads, preempted)
+            self.engine.prefill_ahead(
+                frames, lambda place: self.target.pixels_from_frames([frames[place].image]), preempted
+            )
 
     def call_off(self) -> None:
         """Forget what was begun of a window that will not be captioned."""

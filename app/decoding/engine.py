@@ -119,6 +119,13 @@ class Engine:
         """The caption's noise, for one of the two models: they may run at once."""
         return Sampler(self.settings.sampling, job.caption)
 
+    def prefill_ahead(
+        self, frames: Sequence[object], pixels: Callable[[int], Floats], preempted: Callable[[], bool]
+    ) -> None:
+        """Put the leading frames of a window that has not closed into the target's cache; see StreamingPrefill."""
+        threads = self.target_threads("encode"), self.target_threads("prefill")
+        self.streaming.extend(self.target_prompt, frames, pixels, threads, preempted)
+
     def begin_target(self, job: Job, threads: int | None = None) -> None:
         """Encode the frames that were not prefilled ahead, and make the rest of the target's prompt pending."""
         self.sampler, self.history = self._sampler(job), self.histories.of(job.stream)

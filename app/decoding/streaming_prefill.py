@@ -51,25 +51,28 @@ class StreamingPrefill:
         self,
         prompt: Prompt,
         frames: Sequence[object],
-        encode: Callable[[int, SpanRecorder], Floats],
-        threads: int,
+        pixels: Callable[[int], Floats],
+        threads: tuple[int, int],
         preempted: Callable[[], bool],
     ) -> None:
         """Prefill those of a window's leading `frames` that are not in the cache yet, each as one chunk.
 
-        encode(i, recorder): the visual tokens [rows a frame, D] of frame i. Before each frame it leaves when
+        pixels(i): of frame i, [1, 3, H, W]; threads: of encoding and of prefill. Before each frame it leaves when
         `preempted`: what is done stays, what is missing is prefilled by another call or when the window closes.
         """
         for place in range(self.kept(prompt, frames), len(frames)):
             if preempted():
                 return
             self._cut(prompt, place)
-            recorder = SpanRecorder()
+            recorder, here = SpanRecorder(), {"first_frame": place, "end_frame": place + 1}
             try:
-                self._sequence.append(encode(place, recorder))
+                with recorder.span("preprocess", "host", model="target"):
+                    shown = pixels(place)
+                with recorder.span("encode", "target", frames=1, **here):
+                    self._sequence.append(self._sequence.model.vision.encode(shown, threads[0]))
                 rows = len(self._sequence.pending)
-                with recorder.span("prefill", "target", tokens=rows, first_frame=place, end_frame=place + 1):
-                    self._sequence.feed(rows, threads)
+                with recorder.span("prefill", "target", tokens=rows, **here):
+                    self._sequence.feed(rows, threads[1])
             except BaseException:
                 self._begun = NO_SEQUENCE  # nobody knows what is pending
                 raise

@@ -9,7 +9,6 @@ import pytest
 
 from app.decoding.model import CachedSequence
 from app.decoding.streaming_prefill import StreamingPrefill
-from app.telemetry.spans import SpanRecorder
 from models.bundle import VisionLanguageModel
 from models.prompts import Prompt
 from models.runtimes.contract import Floats
@@ -40,11 +39,11 @@ class Rig:
     ) -> None:
         names, pixels = scene
 
-        def encode(place: int, recorder: SpanRecorder) -> Floats:
+        def shown(place: int) -> Floats:
             self.encoded.append(place)
-            return self.target.vision.encode(pixels[place : place + 1], 1)
+            return pixels[place : place + 1]
 
-        self.streaming.extend(prompt or self.prompt, names[:count], encode, 1, preempted)
+        self.streaming.extend(prompt or self.prompt, names[:count], shown, (1, 1), preempted)
 
     def finish(self, scene: Scene, drafts: Sequence[int] = ()) -> tuple[int, Floats]:
         """Frames that were there, and the logits [1 + drafts, V] of the pass that ends the prefill."""
@@ -144,11 +143,11 @@ def test_a_frame_that_fails_costs_what_was_prefilled_and_no_caption(rig: Rig) ->
     scene = rig.scene(1)
     rig.stream(scene, 3)
 
-    def broken(place: int, recorder: SpanRecorder) -> Floats:
+    def broken(place: int) -> Floats:
         raise RuntimeError("device lost")
 
     with pytest.raises(RuntimeError, match="device lost"):
-        rig.streaming.extend(rig.prompt, scene[0], broken, 1, lambda: False)
+        rig.streaming.extend(rig.prompt, scene[0], broken, (1, 1), lambda: False)
     kept, logits = rig.finish(scene)
     assert kept == 0
     assert close(logits, rig.whole(scene))
