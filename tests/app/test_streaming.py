@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from app.captioner import Captioner, CaptionerSettings, measure_costs
+from app.config import Config, override
 from app.decoding.costs import Costs
 from app.decoding.strategies import STRATEGIES
 from app.pipeline import run_pipeline
 from app.publishing.payloads import Origin, telemetry_payload
-from app.sensors.contract import Events, Frame, Item
+from app.sensors.contract import Events, Frame, Item, SourceInfo
+from app.session import captioner_settings, make_windower
 from app.telemetry.latency import latency_ms
 from app.windows import Window, Windower
 from models.bundle import VisionLanguageModel
@@ -259,3 +261,25 @@ def test_the_pipeline_streams_a_source_in_real_time_and_says_the_same(captioner:
         streamed = [caption.stats.streamed_frames for caption in sink.captions]
         assert (max(streamed) > 0) is stream
     assert said[0] == said[1]
+
+
+@pytest.mark.parametrize(
+    ("sections", "ahead", "streams"),
+    [
+        ({}, True, True),
+        ({"decoding": {"prefill": "whole"}}, True, False),
+        ({"replay": {"speed": "max"}}, True, False),  # no time passes in which anything could be done ahead
+        ({}, False, False),  # another camera shares the target's cache
+    ],
+)
+def test_frames_are_streamed_where_there_is_time_and_one_camera(
+    tiny_pair: Pair, costs: Costs, sections: dict[str, dict[str, str]], ahead: bool, streams: bool
+) -> None:
+    config = override(Config(), **sections)
+    captioner = Captioner(*tiny_pair, captioner_settings(config, demo=True), costs=costs)
+    try:
+        cutter = make_windower(config, captioner, SourceInfo("camera", (60, 40), True, True, True), ahead=ahead)
+        partial = [window for item in street(2, 10) for window in cutter.push(item) if window.partial]
+    finally:
+        captioner.close()
+    assert any(window.frames for window in partial) is streams
