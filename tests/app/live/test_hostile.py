@@ -82,7 +82,7 @@ def test_malformed_commands_are_refused_or_ignored_and_do_nothing(
     monkeypatch.chdir(home)  # what a relative name in a command would be relative to
     hostile = Hostile(count)
 
-    async def scenario() -> None:
+    async def scenario() -> list[dict[str, Any]]:
         config = configuration(tmp_path, mosquitto.url)
         async with (
             listening(mosquitto.port) as listener,
@@ -106,21 +106,23 @@ def test_malformed_commands_are_refused_or_ignored_and_do_nothing(
             await until(lambda: settled() >= count)
             assert settled() == count
             assert commander.answered["ok"] == 0, "not one of them was a command"
-            refused = [h.payload for h in listener.of("/result") if isinstance(h.payload, dict) and "ok" in h.payload]
             await listener.until(lambda: len(listener.of("/result")) >= commander.answered["refused"])
-            for answer in refused:
-                validate(answer)
-                assert not answer["ok"]
-                assert answer["error"]
             assert files(tmp_path) == before
             assert not service.health.paused
             assert not service.recorder.recording
             assert service.worker.captioner.settings.question == question
             captioned = service.counts["front"].captioned
             await until(lambda: service.counts["front"].captioned > captioned)
-            assert service.health.state == "online", service.health.reason
+            await until(lambda: service.health.state == "online")
+            assert service.cameras["front"].budget.total == 0, "nothing had to be started again"
+            return [h.payload for h in listener.of("/result") if isinstance(h.payload, dict) and "ok" in h.payload]
 
-    asyncio.run(scenario())
+    refused = asyncio.run(scenario())
+    assert refused
+    for answer in refused:
+        validate(answer)
+        assert not answer["ok"]
+        assert answer["error"]
 
 
 def test_every_hostile_payload_is_one_line_of_refusal() -> None:
