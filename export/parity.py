@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from models.checkpoint import read_json
 from models.errors import ModelError
+from models.manifest import MANIFEST
 from models.runtimes.contract import Floats, WarmDecoder, WarmVision
 from models.runtimes.onnx import DecoderSizes, OnnxDecoder, OnnxVision
 from models.runtimes.torch import TorchDecoder, TorchVision
 from models.stored import stored_tensors
+
+ENGINE_TOLERANCE = 3e-2  # of half precision and other kernels, relative to a stage's largest value
 
 
 def check_parity(
@@ -37,18 +41,49 @@ def check_parity(
     decoder = OnnxDecoder(folder, DecoderSizes(s_max=manifest["s_max"], **manifest["decoder"]), embedding)
     found = _outputs(OnnxVision(folder / "vision.onnx"), decoder, manifest)
     decoder.check_alignment()
+    return _differences(
+        expected, found, f"{manifest['name']}: %s between torch and ONNX Runtime", tolerance, report, relative
+    )
+
+
+def check_engines(folder: Path, report: Callable[[str], None]) -> dict[str, float]:
+    """The same between ONNX Runtime on the CPU and the engines on this machine's GPU, relative to each stage's largest.
+
+    Takes a while: ONNX Runtime runs the whole model. Raises ModelError, also where the engines do not load.
+    """
+    from models.bundle import load_model
+
+    engines = load_model(folder, _role(folder), "tensorrt")
+    found = _outputs(engines.vision, engines.decoder, engines.manifest)
+    reference = load_model(folder, engines.role, "onnx")
+    expected = _outputs(reference.vision, reference.decoder, reference.manifest)
+    what = f"{engines.name}: %s between ONNX Runtime and TensorRT"
+    return _differences(expected, found, what, ENGINE_TOLERANCE, report, True, "the engines are not used")
+
+
+def _differences(
+    expected: Mapping[str, Floats],
+    found: Mapping[str, Floats],
+    what: str,
+    tolerance: float,
+    report: Callable[[str], None],
+    relative: bool,
+    outcome: str = "nothing was exported",
+) -> dict[str, float]:
     differences = {}
     for stage, values in expected.items():
         scale = max(1.0, float(np.abs(values).max())) if relative else 1.0
         difference = float(np.abs(values - found[stage]).max()) / scale
         report(f"parity {stage}: largest difference {difference:.1e}")
         if not difference <= tolerance:
-            raise ModelError(
-                f"{manifest['name']}: {stage} differs by {difference:.1e} between torch and ONNX Runtime, more than "
-                f"{tolerance:.0e}; nothing was exported"
-            )
+            differs = f"{stage} differs by {difference:.1e}"
+            raise ModelError(f"{what % differs}, more than {tolerance:.0e}; {outcome}")
         differences[stage] = float(f"{difference:.2e}")
     return differences
+
+
+def _role(folder: Path) -> Literal["drafter", "target"]:
+    return "drafter" if read_json(folder / MANIFEST).get("role") == "drafter" else "target"
 
 
 def _outputs(vision: WarmVision, decoder: WarmDecoder, manifest: Mapping[str, Any]) -> dict[str, Floats]:

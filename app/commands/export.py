@@ -12,6 +12,8 @@ from app.commands.options import JsonOption
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from models.runtimes.engine_files import EngineSet
+
 
 def command(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Folder of an EventGPT or Video-LLaVA.")],
@@ -83,6 +85,7 @@ def command(
     print(json.dumps(manifest) if as_json else f"{out}: written")
 
 
+_MOST_COMPARED = 2 << 30  # bytes of weights that ONNX Runtime is made to run beside the engines
 _PACKINGS: dict[str, Literal["int8", "int4", "fp8"]] = {"int8": "int8", "int4": "int4", "fp8": "fp8"}
 
 
@@ -117,11 +120,13 @@ def _need_tensorrt(capability: str | None, precision: str) -> None:
 def _build(
     out: Path, precision: str, capability: str | None, chunk: int | None, console: Console, compact: bool
 ) -> dict[str, Any]:
+    import json
     from dataclasses import asdict
 
     from rich.progress import Progress
 
     from export.engines import build_engines
+    from models.runtimes.memory import weight_bytes
 
     with Progress(console=console, transient=True) as bar:
         tasks: dict[str, Any] = {}
@@ -131,4 +136,31 @@ def _build(
                 tasks[phase] = bar.add_task(phase, total=steps)
             bar.update(tasks[phase], completed=done)
 
-        return asdict(build_engines(out, precision, console.print, capability, chunk, step, compact=compact))
+        built = build_engines(out, precision, console.print, capability, chunk, step, compact=compact)
+    if capability:
+        console.print("parity: not compared, the engines are for another GPU")
+    elif weight_bytes(json.loads((out / "manifest.json").read_text())) > _MOST_COMPARED:
+        console.print("parity: not compared, the model is too large to run on the CPU as well")
+    elif precision == "bf16":
+        console.print("parity: not compared, ONNX Runtime has no bf16 on a CPU")
+    else:
+        with console.status("comparing …"):
+            built = _compared(out, built, console)
+    return asdict(built)
+
+
+def _compared(out: Path, built: EngineSet, console: Console) -> EngineSet:
+    """The engines with their parity in the manifest; without a manifest, so that nothing uses them, if they differ."""
+    from dataclasses import replace
+
+    from export.parity import check_engines
+    from models.errors import ModelError
+    from models.runtimes.engine_files import ENGINES
+
+    try:
+        built = replace(built, parity=check_engines(out, console.print))
+    except ModelError:
+        (out / ENGINES).unlink(missing_ok=True)
+        raise
+    built.write(out)
+    return built

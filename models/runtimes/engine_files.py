@@ -33,6 +33,7 @@ class EngineSet:
     profiles: dict[str, list[list[int]]]  # name of the engine to (least, usual, most) rows of each profile
     most_rows: int  # of logits that one pass gives
     chunk: int  # tokens at most in one pass
+    parity: dict[str, float] = field(default_factory=dict)  # against ONNX Runtime, by stage; empty: not compared
     format: str = field(default=FORMAT)
 
     def write(self, folder: Path) -> None:
