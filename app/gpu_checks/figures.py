@@ -45,12 +45,12 @@ PLAN = (
     "host time a decode step on torch, graph replay beside plain launches: ≤ 100 µs",
     "transformers generate, eager, to 40 tokens ÷ autoregressive: ≥ 4",
     "transformers generate, static cache and compile, to 40 tokens ÷ autoregressive: ≥ 1.1",
-    "TensorRT: whether it knows this GPU; engines of the drafter's 7B shapes cut to 4 of 32 layers, built here:",
-    "  the decode step in 16 bit and in int4, int4 ÷ 16 bit: ≤ 0.45, host time a drafted token: ≤ 100 µs",
+    "TensorRT: whether it knows this GPU; engines of the drafter's 7B shapes cut to 4 of 32 layers, built here: the "
+    "decode step in 16 bit and in int4, int4 ÷ 16 bit: ≤ 0.45, host time a drafted token: ≤ 100 µs",
     "placement lead and serial, and overlap × sharing streams, priority, green_context(32), chunked(256): ms a "
     "caption at injected α 0.7, 0.8, 0.9",
     "the plan that the start-up calibration chooses ÷ the best of these: ≤ 1.02, ÷ the serial one: ≤ 1 (with lead "
     "and without)",
     "overlap: hidden tokens (≥ 20 wanted), the prefill's slow-down, true overlap in ms",
-    "demo pair: real acceptance, ms to the caption, target alone and speculative",
+    "demo pair: real acceptance on the bundled recording",
 )
