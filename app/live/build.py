@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -40,11 +41,13 @@ from app.supervision.http import StatusServer
 from app.supervision.systemd import state_folder
 from app.windows import Window, Windower
 
+Opener = Callable[[threading.Event], Source]
+
 log = structlog.get_logger(__name__)
 
 
-def open_camera(config: CameraConfig) -> Source:
-    """What a camera section names, as a live source. Blocks. Raises SourceError."""
+def open_camera(config: CameraConfig, called_off: threading.Event | None = None) -> Source:
+    """What a camera section names, as a live source. Blocks, devices until `called_off` is set. Raises SourceError."""
     from app.sensors.pacing import Paced
 
     if config.source == "recording":
@@ -56,7 +59,8 @@ def open_camera(config: CameraConfig) -> Source:
         from app.sensors.live import Live
 
         events, frames = config.event_camera, config.rgb_camera
-        return Live(events.spec() if events else None, frames.spec(_camera_password(frames)) if frames else None)
+        rgb = frames.spec(_camera_password(frames)) if frames else None
+        return Live(events.spec() if events else None, rgb, called_off)
     from app.sensors.synthetic import Synthetic
 
     return Paced(Synthetic(config.seed))
@@ -123,13 +127,17 @@ def build(config: Config, start: Start, registry: CollectorRegistry) -> tuple[Se
     folder = Path(config.recording.folder) if config.recording.folder else state_folder() / "recordings"
     recorder = Recorder(folder, config.recording, health)
     worker = ModelWorker(start.load or (lambda: load_captioner(config)), health, config.service.restarts)
-    named = start.sources or {name: _opener(camera) for name, camera in config.cameras.items()}
+    named = (
+        {name: _brought(opener) for name, opener in start.sources.items()}
+        if start.sources
+        else {name: _opener(camera) for name, camera in config.cameras.items()}
+    )
     alone = len(named) == 1
 
     def windower(info: SourceInfo, first: int) -> Windower:
         return make_windower(config, worker.captioner, info, first_index=first, ahead=alone)
 
-    def camera(name: str, opener: Callable[[], Source]) -> Callable[[Callable[[str, Window], None]], Camera]:
+    def camera(name: str, opener: Opener) -> Callable[[Callable[[str, Window], None]], Camera]:
         settings = config.service
         return lambda on_window: Camera(
             name,
@@ -177,8 +185,12 @@ class _Beside:
         self.recorder.write(self.camera, payload)
 
 
-def _opener(camera: CameraConfig) -> Callable[[], Source]:
-    return lambda: open_camera(camera)
+def _opener(camera: CameraConfig) -> Opener:
+    return lambda called_off: open_camera(camera, called_off)
+
+
+def _brought(open_source: Callable[[], Source]) -> Opener:
+    return lambda called_off: open_source()
 
 
 def _store(config: Config) -> Store:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
 from app.live.alignment import Alignment
+from app.live.arrival import ArrivalClock
 from app.live.motion import match
 from app.publishing.payloads import Clock, Sync, wall_us
 from app.sensors.contract import CapturedSource, Events, Frame, Item, Source, SourceError, SourceInfo
@@ -71,14 +73,15 @@ class Stream:
 class Camera:
     """Supervises one source; `run` never ends by itself.
 
-    `open_source` may block and is called in a thread. `make_windower` takes the source's info and the index of the
-    first window: indices go on where they were, because ids are made of them.
+    `open_source` may block and is called in a thread; it comes to an end soon when its event is set. `make_windower`
+    takes the source's info and the index of the first window: indices go on where they were, because ids are made of
+    them.
     """
 
     def __init__(
         self,
         name: str,
-        open_source: Callable[[], Source],
+        open_source: Callable[[threading.Event], Source],
         make_windower: Callable[[SourceInfo, int], Windower],
         on_window: Callable[[str, Window], None],
         health: Health,
@@ -104,7 +107,7 @@ class Camera:
         self._windower: Windower | None = None
         self._lost = dict.fromkeys(LOST, 0)  # by windowers that are gone
         self._next_index = 0
-        self._now = SensorNow()
+        self._now, self._arrival = SensorNow(), ArrivalClock()
         self._alignment: Alignment | None = None  # of a source of two devices
         self._last_ns = 0  # the newest item of any stream
         self._heard = asyncio.Event()
@@ -162,11 +165,13 @@ class Camera:
                     await source.close()
 
     async def _open(self) -> Source:
-        """In a thread. Cancelled meanwhile, it waits for what the thread opens and closes that."""
-        opening = asyncio.ensure_future(asyncio.to_thread(self._open_source))
+        """In a thread. Cancelled meanwhile, it calls that off and closes what the thread may have opened."""
+        called_off = threading.Event()
+        opening = asyncio.ensure_future(asyncio.to_thread(self._open_source, called_off))
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
+            called_off.set()
             with contextlib.suppress(SourceError):
                 await (await opening).close()
             raise
@@ -195,7 +200,8 @@ class Camera:
     def _begin(self, info: SourceInfo) -> None:
         """Windows from here on have nothing to do with those before, but for their numbers."""
         self._end_windower()
-        self._windower, self._now = self._make_windower(info, self._next_index), SensorNow()
+        self._windower = self._make_windower(info, self._next_index)
+        self._now, self._arrival = SensorNow(), ArrivalClock()
         for stream in self.streams.values():
             stream.last_us = None
 
@@ -221,6 +227,7 @@ class Camera:
                 self._begin(info)
             if self._alignment is None or self._alignment.alone or isinstance(aligned, Events):
                 self._now.observe(t_us, self._last_ns)
+                self._arrival.observe(t_us, self._last_ns)
             stream.last_us, stream.last_ns = t_us, self._last_ns
             if self.on_item is not None:
                 self.on_item(self.name, info, aligned)
@@ -269,7 +276,11 @@ class Camera:
                     self._tell(name, OK)
 
     def _give(self, windows: list[Window]) -> None:
+        line = self._arrival.line
         for window in windows:
+            if line is not None and not window.partial:
+                lag_ms = (window.closed_ns / 1000 - line.host_us(window.end_us)) / 1000
+                window = replace(window, lag_ms=round(max(0.0, lag_ms), 1))
             self._on_window(self.name, window)
 
     def _tell(self, name: str, state: str, reason: str | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
@@ -270,7 +271,8 @@ class Service:
                 ask.answer.set_result(caption)
 
     def _too_old(self, window: Window) -> bool:
-        return time.monotonic_ns() - window.closed_ns > self.settings.max_age_s * 1e9
+        age_ms = (time.monotonic_ns() - window.closed_ns) / 1e6 + window.lag_ms
+        return age_ms > self.settings.max_age_s * 1e3
 
     def _drop(self, camera: str, window: Window, reason: str) -> None:
         self.counts[camera].dropped[reason.partition(":")[0]] += 1
@@ -353,7 +355,7 @@ class Service:
         self._stop.set()
         self.health.stopping, self.health.on_change = True, lambda: None
         deadline = time.monotonic() + STOP_S
-        await _cancel(sources)
+        await _cancel(sources, STOP_S)
         for turn in self._scheduler.clear():
             self._drop(turn.camera, turn.window, "stopped")
         while self._in_hand is not None and not all(task.done() for task in parts) and time.monotonic() < deadline:
@@ -378,10 +380,11 @@ class Service:
         await _cancel([publishing])
 
 
-async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+async def _cancel(tasks: list[asyncio.Task[None]], timeout_s: float | None = None) -> None:
     for task in tasks:
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    with contextlib.suppress(TimeoutError):  # what hangs must not keep the rest from ending well
+        await asyncio.wait_for(asyncio.shield(asyncio.gather(*tasks, return_exceptions=True)), timeout_s)
 
 
 def _tell_draft(sinks: list[Sink], window: Window, text: str) -> None:

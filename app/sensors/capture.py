@@ -11,9 +11,11 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
 from app.sensors.capture_process import OPEN_S, STALL_S
@@ -23,6 +25,7 @@ from app.sensors.spec import CameraSpec, to_json
 
 HELLO_S = OPEN_S + 5.0
 STOP_S = 2.0
+LOOK_S = 0.1  # between two looks whether the opening was called off
 PIPE_BYTES = 1 << 20
 
 
@@ -38,33 +41,59 @@ class Hello:
 
 
 class Capture:
-    """One capture process, of `module`. Opening blocks until the device is open. Raises SourceError."""
+    """One capture process, of `module`. Opening blocks until the device is open, or another thread sets `called_off`.
 
-    def __init__(self, spec: CameraSpec, module: str = "app.sensors.capture_process") -> None:
-        root = str(Path(__file__).resolve().parents[2])
-        search = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-        receive, pipe = os.pipe()
-        with contextlib.suppress(OSError):  # fewer hops a message; the default does, too
-            fcntl.fcntl(receive, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        self._pipe = os.fdopen(receive, "rb", buffering=0)
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", module, str(pipe)],
-            pass_fds=(pipe,),
-            env={**os.environ, "PYTHONPATH": search},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(pipe)
+    Raises SourceError, also when it was called off.
+    """
+
+    def __init__(
+        self,
+        spec: CameraSpec,
+        module: str = "app.sensors.capture_process",
+        called_off: threading.Event | None = None,
+    ) -> None:
         self.dropped = {"events": 0, "frames": 0}
-        self._name = spec.name
+        self._name, self._called_off = spec.name, called_off or threading.Event()
+        self._look()
+        self._pipe, self._process = self._start(module)
         try:
             self._tell(to_json(spec).encode() + b"\n")
             self.hello = self._hello()
         except (SourceError, OSError) as error:
+            self._process.kill()  # a call that opens a device may hear no signal, and nothing is open that needs an end
             self.close()
             raise SourceError(str(error)) from None
         self._name = self.hello.name
+
+    def _start(self, module: str) -> tuple[FileIO, subprocess.Popen[bytes]]:
+        """The pipe's end to read from, and the process. Raises SourceError."""
+        root = str(Path(__file__).resolve().parents[2])
+        search = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+        try:
+            receive, pipe = os.pipe()
+        except OSError as error:
+            raise SourceError(f"{self._name}: cannot be captured: {error.strerror}") from None
+        with contextlib.suppress(OSError):  # fewer hops a message; the default does, too
+            fcntl.fcntl(receive, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", module, str(pipe)],
+                pass_fds=(pipe,),
+                env={**os.environ, "PYTHONPATH": search},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        except OSError as error:
+            os.close(receive)
+            raise SourceError(f"{self._name}: no process can be started to capture it: {error.strerror}") from None
+        finally:
+            os.close(pipe)
+        return FileIO(receive), process
+
+    def _look(self) -> None:
+        if self._called_off.is_set():
+            raise SourceError(f"{self._name}: opening was called off")
 
     def _tell(self, line: bytes) -> None:
         """To the process, which says itself why it has gone, if it has."""
@@ -80,8 +109,10 @@ class Capture:
         def exactly(count: int) -> bytes:
             data = b""
             while len(data) < count:
-                if not select.select([self._pipe], [], [], max(0.0, deadline_s - time.monotonic()))[0]:
-                    raise SourceError(f"{self._name}: did not open within {HELLO_S:g} s")
+                while not select.select([self._pipe], [], [], LOOK_S)[0]:
+                    self._look()
+                    if time.monotonic() > deadline_s:
+                        raise SourceError(f"{self._name}: did not open within {HELLO_S:g} s")
                 if not (more := self._pipe.read(count - len(data))):
                     raise SourceError(self._death())
                 data += more
@@ -143,14 +174,16 @@ class Capture:
 
 
 async def opened(spec: CameraSpec) -> Capture:
-    """Opened in a thread. Cancelled meanwhile, it waits for what the thread opens, and closes that.
+    """Opened in a thread. Cancelled meanwhile, it calls that off, and closes what the thread may have opened.
 
     Raises SourceError.
     """
-    opening = asyncio.ensure_future(asyncio.to_thread(Capture, spec))
+    called_off = threading.Event()
+    opening = asyncio.ensure_future(asyncio.to_thread(Capture, spec, called_off=called_off))
     try:
         return await asyncio.shield(opening)
     except asyncio.CancelledError:
+        called_off.set()
         with contextlib.suppress(SourceError):
             await asyncio.to_thread((await opening).close)
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -30,10 +31,17 @@ class Live:
     With two, one may be lost and the other goes on, while the lost one is tried again: without events the target
     captions alone. `trouble` says what is wrong with a lost one. The source ends, with SourceError, when no camera is
     left, or when one came back as something else. Frames of a device with a clock of its own are told by
-    `info.one_clock`. Opening blocks. Raises SourceError when nothing can be opened.
+    `info.one_clock`. Opening blocks, until another thread sets `called_off` at the latest. Raises SourceError when
+    nothing can be opened.
     """
 
-    def __init__(self, events: EventCameraSpec | None = None, frames: RgbCameraSpec | None = None) -> None:
+    def __init__(
+        self,
+        events: EventCameraSpec | None = None,
+        frames: RgbCameraSpec | None = None,
+        called_off: threading.Event | None = None,
+    ) -> None:
+        self._called_off = called_off
         self._trouble: dict[str, str] = {}
         self._parts: dict[str, Capture] = {}
         self._specs: dict[str, CameraSpec] = {}
@@ -61,7 +69,7 @@ class Live:
 
     def _try(self, role: str) -> None:
         try:
-            self._parts[role] = Capture(self._specs[role])
+            self._parts[role] = Capture(self._specs[role], called_off=self._called_off)
         except SourceError as error:
             self._trouble[role] = str(error)
 
@@ -145,5 +153,4 @@ class Live:
     async def close(self) -> None:
         parts = list(self._parts.values())
         self._parts.clear()
-        for part in parts:
-            await asyncio.to_thread(part.close)
+        await asyncio.gather(*(asyncio.to_thread(part.close) for part in parts))

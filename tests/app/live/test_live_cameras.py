@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from app.captioner import Captioner
 from app.live.build import Start, build
+from app.live.camera import Camera
+from app.sensors.contract import Source, SourceError
+from app.supervision.health import Health
+from app.windows import Windower
 from tests.app.live.feed import configuration, until
 from tests.app.sensors.serving import Server, free_port
 
@@ -53,3 +59,28 @@ def test_a_camera_that_is_lost_is_told_and_taken_up_again(load: Callable[[], Cap
     finally:
         for server in servers:
             server.kill()
+
+
+def test_a_stop_calls_an_opening_off() -> None:
+    begun, seen = threading.Event(), []
+
+    def open_source(called_off: threading.Event) -> Source:
+        begun.set()
+        seen.append(called_off.wait(100))
+        raise SourceError("called off")
+
+    def no_windows(*_: object) -> Windower:
+        raise AssertionError("nothing was opened")
+
+    async def scenario() -> None:
+        camera = Camera(
+            "front", open_source, no_windows, no_windows, Health(), stalled_after_s=1, frozen_after_s=1, restarts=1
+        )
+        running = asyncio.create_task(camera.run())
+        await asyncio.to_thread(begun.wait)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    asyncio.run(scenario())
+    assert seen == [True]

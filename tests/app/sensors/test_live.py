@@ -9,6 +9,8 @@ import itertools
 import os
 import shutil
 import signal
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +20,7 @@ import cv2
 import numpy as np
 import pytest
 
-from app.sensors.capture import Capture
+from app.sensors.capture import Capture, opened
 from app.sensors.capture_process import Outgoing, open_device
 from app.sensors.contract import Events, Frame, Item, SourceError
 from app.sensors.live import Live
@@ -286,6 +288,36 @@ def test_a_foreign_stream_and_a_video_that_is_none(serve: Callable[..., Server],
     (tmp_path / "no.mp4").write_bytes(b"not a video")
     with pytest.raises(SourceError, match="OpenCV cannot open it; convert it"):
         open_device(RgbCameraSpec(file=str(tmp_path / "no.mp4")))
+
+
+def test_opening_is_called_off_while_a_host_stays_silent() -> None:
+    async def scenario() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as host:
+            host.setblocking(False)
+            opening = asyncio.create_task(opened(EventCameraSpec(network=f"127.0.0.1:{host.getsockname()[1]}")))
+            connection, _ = await asyncio.get_running_loop().sock_accept(host)  # and not a word
+            opening.cancel()
+            async with asyncio.timeout(12):  # its own patience is 20 s
+                with pytest.raises(asyncio.CancelledError):
+                    await opening
+            connection.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_is_called_off_is_not_begun_and_what_cannot_be_begun_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    called_off = threading.Event()
+    called_off.set()
+    spec = RgbCameraSpec(device=250)
+    with pytest.raises(SourceError, match="opening was called off"):
+        Capture(spec, called_off=called_off)
+    monkeypatch.setattr(sys, "executable", "/absent")
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(SourceError, match="no process can be started to capture it: No such file"):
+        Capture(spec)
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_what_happened_before_it_was_asked_for_is_let_go(serve: Callable[..., Server]) -> None:
