@@ -17,20 +17,19 @@ import time
 from collections import deque
 from typing import Any, BinaryIO, NoReturn
 
-import numpy as np
-
 from app.sensors.contract import Events, SourceError
 from app.sensors.device import Device
 from app.sensors.events import batches, select
 from app.sensors.merging import BATCH_US, RawFrame, sane
 from app.sensors.protocol import FRAME, HEADER
-from app.sensors.spec import CameraSpec, EventCameraSpec, from_json
+from app.sensors.spec import CameraSpec, EventCameraSpec, Size, from_json
 
 QUEUED_BYTES = 32 << 20
 OPEN_S, STALL_S = 20.0, 20.0  # a call that takes longer never returns
 LAST_WORDS_S = 1.0
 RELEASE_S = 1.5  # for the device, once nobody listens any more
 FOR_EVER_US = 2**62
+JUMP_US = 1_000_000  # a time that falls back by more has had its clock set; no batch of events is as long
 
 
 class Stopped(BaseException):
@@ -81,6 +80,34 @@ class Outgoing:
             return kind, parts
 
 
+class InOrder:
+    """What a sensor of `size` can have sent, in time order, also after its clock was set back."""
+
+    def __init__(self, size: Size) -> None:
+        self._size, self._last_us, self._last_frame_us = size, -FOR_EVER_US, -FOR_EVER_US
+
+    def events(self, run: Events) -> Events:
+        """Those that are placed on the sensor, in order, and not a damaged second away from the others of the run."""
+        if not len(run):
+            return run
+        around_us = sorted((int(run.t[0]), int(run.t[len(run) // 2]), int(run.t[-1])))[1]  # one of them may be damaged
+        if around_us < self._last_us - JUMP_US:
+            self._last_us = -FOR_EVER_US
+        good = sane(run, self._size, max(self._last_us, around_us - JUMP_US), around_us + JUMP_US)
+        if not good.all():
+            run = select(run, good)
+        if len(run):
+            self._last_us = int(run.t[-1])
+        return run
+
+    def frame(self, frame: RawFrame) -> bool:
+        """Whether it is newer than the one before, or of a clock that was set back."""
+        if self._last_frame_us - JUMP_US <= frame.t_us <= self._last_frame_us:
+            return False
+        self._last_frame_us = frame.t_us
+        return True
+
+
 def open_device(spec: CameraSpec) -> Device:
     """Raises SourceError."""
     if spec.network is not None:
@@ -126,11 +153,11 @@ def write_on(outgoing: Outgoing, pipe: BinaryIO) -> None:
 
 
 def read_on(device: Device, outgoing: Outgoing, wanted: threading.Event) -> NoReturn:
-    """The reading loop: batches of at most BATCH_US whose time never runs backwards. Raises SourceError at the end.
+    """The reading loop: batches of at most BATCH_US. Raises SourceError at the end.
 
     What comes before it is wanted is let go: nobody asks for what happened while another camera was being opened.
     """
-    last_us = last_frame_us = -FOR_EVER_US
+    in_order = InOrder(device.size)
     while True:
         signal.setitimer(signal.ITIMER_REAL, STALL_S)
         items = device.read()
@@ -138,18 +165,15 @@ def read_on(device: Device, outgoing: Outgoing, wanted: threading.Event) -> NoRe
             continue
         for item in items:
             if isinstance(item, RawFrame):
-                if item.t_us > last_frame_us:
-                    last_frame_us = item.t_us
+                if in_order.frame(item):
                     outgoing.put(item)
+                else:
+                    outgoing.dropped["frames"] += 1
                 continue
-            good = sane(item, device.size, last_us, FOR_EVER_US)
-            if not good.all():
-                outgoing.dropped["events"] += int(len(good) - np.count_nonzero(good))
-                item = select(item, good)
-            if len(item):
-                last_us = int(item.t[-1])
-                for batch in batches(item, 0, BATCH_US):
-                    outgoing.put(batch)
+            good = in_order.events(item)
+            outgoing.dropped["events"] += len(item) - len(good)
+            for batch in batches(good, 0, BATCH_US):
+                outgoing.put(batch)
 
 
 def _stop_soon() -> None:
