@@ -28,8 +28,7 @@ def _host_port(address: str) -> str:
 
 
 def _homography(rows: list[list[float]]) -> list[list[float]]:
-    matrix = np.array(rows)
-    if abs(np.linalg.det(matrix)) < 1e-9 * max(1.0, float(np.abs(matrix).max())) ** 3 * 1e-6:
+    if np.linalg.matrix_rank(np.array(rows)) < 3:
         raise ValueError("this homography is singular: it maps the whole picture to a line or a point")
     return rows
 

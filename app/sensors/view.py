@@ -71,7 +71,7 @@ class FrameView:
         self._warp = None
         if homography is not None and event_size is not None:
             matrix = np.array(homography, np.float64)
-            scale = _scale(matrix, viewed_size(size, view), event_size, max_side)
+            scale = _scale(name, matrix, viewed_size(size, view), event_size, max_side)
             half = (scale - 1) / 2
             grow = np.array([[scale, 0, half], [0, scale, half], [0, 0, 1]])
             out = tuple(max(SMALLEST_SIDE, round(side * scale)) for side in event_size)
@@ -152,10 +152,12 @@ def _table(size: Size, view: ViewSpec, out: Size) -> NDArray[np.int16]:
     return table.astype(np.int16)
 
 
-def _scale(matrix: NDArray[np.float64], size: Size, event_size: Size, max_side: int) -> float:
+def _scale(name: str, matrix: NDArray[np.float64], size: Size, event_size: Size, max_side: int) -> float:
     """Pixels of the image in one pixel of the event sensor, in the image's middle; bounded by `max_side`."""
     x, y = (size[0] - 1) / 2, (size[1] - 1) / 2
     u, v, w = matrix @ (x, y, 1)
+    if abs(w) < 1e-9 * np.abs(matrix).max():
+        raise SourceError(f"{name}: its homography sends the middle of the picture to infinity; measure it again")
     step_x, step_y = ((matrix[:2, i] * w - matrix[2, i] * np.array([u, v])) / w**2 for i in (0, 1))
     area = abs(step_x[0] * step_y[1] - step_x[1] * step_y[0])  # event pixels that one pixel of the image covers
     return float(min(max(area, 1e-12) ** -0.5, max_side / max(event_size)))

@@ -85,6 +85,12 @@ def test_large_frames_are_made_smaller() -> None:
     assert FrameView("c", (1280, 720), ViewSpec(), 640)(np.zeros((720, 1280, 3), np.uint8)).shape == (360, 640, 3)
 
 
+def test_a_homography_without_a_middle_is_one_line() -> None:
+    away = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (1.0, 0.0, -9.5))
+    with pytest.raises(SourceError, match="c: its homography sends the middle of the picture to infinity"):
+        FrameView("c", SIZE, ViewSpec(), 640, away, (40, 24))
+
+
 def test_what_does_not_fit_is_one_line() -> None:
     for kind in (lambda spec: EventView("c", SIZE, spec), lambda spec: FrameView("c", SIZE, spec, 640)):
         with pytest.raises(SourceError, match=r"c: crop \[15, 0, 10, 5\] does not fit into its 20 × 12 pixels"):
