@@ -196,6 +196,7 @@ def _show_plan(
     console.print(table, highlight=False)
     print(f"Together: both models at once, and {RESERVE_BYTES / GB:.1f} GB for the driver.")
     print("16 bit is how the checkpoints are published; int8 and int4 need a runtime that holds its weights so.")
+    print("TensorRT's engines hold a decoder's weights two or three times: docs/gpu.md.")
     if best:
         print("\nThe best that fits, for the configuration file:\n")
     elif lines:

@@ -126,7 +126,8 @@ def load(
         return TorchVision(model.vision), TorchDecoder(model.decoder, s_max)
     dtype = getattr(torch, compute)
     weights = sum(value.numel() for value in model.parameters()) * dtype.itemsize
-    caches = sum(cache.numel() for cache in model.decoder.empty_caches(s_max)) * dtype.itemsize
+    sizes = model.decoder.config
+    caches = 2 * sizes.num_hidden_layers * sizes.num_key_value_heads * sizes.head_dim * s_max * dtype.itemsize
     need_memory(weights + caches, str(folder), torch.cuda.mem_get_info())
     with memory_told(str(folder)):
         model = model.to("cuda", dtype)
