@@ -16,10 +16,9 @@ from app.sensors.contract import Item, SourceError, SourceInfo
 from app.sensors.spec import CameraSpec, EventCameraSpec, RgbCameraSpec
 from app.supervision.budget import RestartBudget
 
-QUEUED_ITEMS = (
-    64  # between the pipes and whoever reads, of both parts together; the rest waits in the capture processes
-)
+QUEUED_ITEMS = 64  # between both pipes and whoever reads; the rest waits in the capture processes
 PART_RESTARTS = 5
+SILENT_S = 10.0  # so long one of two cameras may give nothing; of a single one, the service sees it
 TELL_DROPS_S = 10.0
 
 log = structlog.get_logger(__name__)
@@ -116,15 +115,19 @@ class Live:
             await queue.put(error)
 
     async def _pass_on(self, role: str, part: Capture, queue: asyncio.Queue[Item | BaseException]) -> None:
-        """Until the camera is lost."""
+        """Until the camera is lost, or silent while there should be two."""
+        limit_s = SILENT_S if len(self._specs) > 1 else None
         try:
             async with aclosing(part.items()) as items:
-                async for item in items:
+                while True:
+                    async with asyncio.timeout(limit_s):
+                        item = await anext(items)
                     await queue.put(item)
                     self._tell_drops()
-        except SourceError as error:
-            self._trouble[role] = str(error)
-            log.warning("camera_lost", part=role, reason=str(error))
+        except (SourceError, TimeoutError) as error:
+            reason = str(error) or f"{part.hello.name}: nothing came for {SILENT_S:g} s"
+            self._trouble[role] = reason
+            log.warning("camera_lost", part=role, reason=reason)
         self._parts.pop(role, None)
         for what, count in part.dropped.items():
             self._dropped[what] += count
