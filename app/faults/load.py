@@ -26,6 +26,7 @@ from app.faults.rounds import FaultRunError
 NODE = "load-run"
 READY_S = 180.0  # for the models, on a busy machine
 STOP_S = 15.0
+SLACK_MS = 5.0  # between the last token and the look at the clock that decides
 MOST_GROWTH, MOST_UNFAIR = 0.05, 0.10
 
 
@@ -50,8 +51,8 @@ class _Heard:
 
     def take(self, payload: dict[str, Any], max_age_s: float) -> None:
         self.captions += 1
-        made_ms = payload["latency_ms"]["sensor_to_caption"]
-        self.over_age += made_ms > max_age_s * 1000 and not payload["late"]
+        made_ms = payload["latency_ms"]["sensor_to_caption"] + payload["window"]["lag_ms"]
+        self.over_age += made_ms > max_age_s * 1000 + SLACK_MS and not payload["late"]
         if (offset_us := payload["clock"]["wall_offset_us"]) is not None and len(self.ages_ms) < 100_000:
             end_us = payload["window"]["end_us"] + offset_us
             self.ages_ms.append(round(time.time() * 1000 - end_us / 1000))

@@ -23,6 +23,7 @@ from app.sensors.spec import EventCameraSpec, from_json
 
 WIDTH, HEIGHT = 346, 260
 FRAME_US = 33_000
+LOST_US = 200_000
 BATCHES, IMAGES = 16, 4  # different ones, given in turn
 MODULE = "app.faults.load_camera"
 
@@ -45,6 +46,9 @@ def main(argv: list[str]) -> None:
     number, start_us = 0, time.monotonic_ns() // 1000
     next_frame_us = start_us
     while True:
+        now_us = time.monotonic_ns() // 1000
+        if now_us - start_us > LOST_US:  # a sensor does not fall behind: what nobody fetched in time is gone
+            start_us = next_frame_us = now_us
         end_us = start_us + BATCH_US
         time.sleep(max(0, end_us - time.monotonic_ns() // 1000) / 1e6)
         run = runs[number % BATCHES]

@@ -24,7 +24,7 @@ from app.windows import Window, Windower
 TICK_S = 0.02
 QUIET_NS = 100_000_000  # when no item has come for so long, the clock closes windows; before, the items do
 SPAN_NS = 5_000_000_000  # over which the least delay is looked for
-JUMP_US = 1_000_000  # a stream whose time falls back by more has had its clock set: windows begin anew
+JUMP_US = 1_000_000  # a stream whose time falls back by more (or jumps ahead) has had its clock set: windows begin anew
 MATCH_S = 1.0  # between two looks whether there is motion enough to compare the clocks of two devices
 WALL_SET_US = 1_704_067_200_000_000  # 2024-01-01: a wall clock before that was never set since boot
 QUICKEST_US = 10_000  # what the quickest batch may have been under way
@@ -222,12 +222,13 @@ class Camera:
                 continue
             t_us = int(aligned.t[-1]) if isinstance(aligned, Events) else aligned.t_us
             stream = self.streams["frames" if isinstance(aligned, Frame) else "events"]
-            if stream.last_us is not None and t_us < stream.last_us - JUMP_US:
-                log.warning("sensor_clock_jumped", camera=self.name, back_s=round((stream.last_us - t_us) / 1e6, 3))
+            telling = self._alignment is None or self._alignment.alone or isinstance(aligned, Events)
+            back = stream.last_us is not None and t_us < stream.last_us - JUMP_US
+            if back or (telling and not self._arrival.observe(t_us, self._last_ns)):
+                log.warning("sensor_clock_jumped", camera=self.name, was_us=stream.last_us, is_us=t_us)
                 self._begin(info)
-            if self._alignment is None or self._alignment.alone or isinstance(aligned, Events):
+            if telling:
                 self._now.observe(t_us, self._last_ns)
-                self._arrival.observe(t_us, self._last_ns)
             stream.last_us, stream.last_ns = t_us, self._last_ns
             if self.on_item is not None:
                 self.on_item(self.name, info, aligned)

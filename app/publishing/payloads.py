@@ -272,6 +272,7 @@ def window_payload(window: Window) -> Payload:
         "frames": len(frames),
         "grey_frames": sum(f.grey for f in frames),
         "dropped_events": window.dropped_events,
+        "lag_ms": window.lag_ms,
         "notes": list(window.notes),
     }
 

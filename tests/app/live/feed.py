@@ -34,6 +34,7 @@ class Switch:
     frozen: bool = False
     error: str | None = None  # raised by the next item, and by opening
     frame_clock_us: int | None = None  # of two devices: what the frames' clock is behind the events'
+    falling_behind: bool = False  # what comes is older and older
     sensor_clock_us: int = 0  # by how much the sensor's clock was set forward
     opened: int = 0
 
@@ -46,6 +47,7 @@ class Feed:
     closed: bool = False
 
     def __post_init__(self) -> None:
+        self._behind_us = 0
         one_clock = self.switch.frame_clock_us is None
         self.info = SourceInfo("feed", (60, 40), True, True, True, one_clock=one_clock)
         if self.switch.error:
@@ -61,7 +63,8 @@ class Feed:
                 raise SourceError(self.switch.error)
             if self.switch.frozen:
                 continue
-            t_us = time.monotonic_ns() // 1000 + self.switch.sensor_clock_us
+            self._behind_us += PERIOD_US * 4 // 5 if self.switch.falling_behind else 0
+            t_us = time.monotonic_ns() // 1000 - self._behind_us + self.switch.sensor_clock_us
             if self.switch.frames:
                 yield Frame(t_us - 1 - (self.switch.frame_clock_us or 0), image, time.monotonic_ns())
             if self.switch.events:

@@ -106,6 +106,19 @@ def test_a_caption_over_its_age_budget_is_not_published(load: Load, tmp_path: Pa
     assert asyncio.run(scenario()).counts["front"].captioned == 0
 
 
+def test_what_is_old_when_it_comes_is_not_published_as_new(load: Load, tmp_path: Path) -> None:
+    async def scenario() -> Service:
+        switch = Switch()
+        config = configuration(tmp_path, None, service={"max_age_s": 1.0})
+        async with serving(config, load, front=switch) as (service, _):
+            await until(lambda: service.counts["front"].captioned >= 2)
+            switch.falling_behind = True
+            await until(lambda: service.counts["front"].dropped["stale"] >= 2)
+        return service
+
+    assert set(asyncio.run(scenario()).counts["front"].dropped) <= {"stale", "overtime", "superseded", "stopped"}
+
+
 def test_without_events_the_target_captions_alone_and_without_frames_nothing_goes_out(
     mosquitto: Mosquitto, load: Load, tmp_path: Path
 ) -> None:

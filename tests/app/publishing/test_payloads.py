@@ -48,6 +48,7 @@ def test_caption_payload() -> None:
         "frames": 4,
         "grey_frames": 1,
         "dropped_events": 0,
+        "lag_ms": 0.0,
         "notes": ["frames repeated"],
     }
     assert payload["latency_ms"] == {
