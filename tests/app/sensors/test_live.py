@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import pytest
 
+from app.sensors import live
 from app.sensors.capture import Capture, opened
 from app.sensors.capture_process import InOrder, Outgoing, open_device
 from app.sensors.contract import Events, Frame, Item, SourceError
@@ -124,6 +125,26 @@ def test_a_lost_camera_is_tried_again_while_the_other_goes_on(serve: Callable[..
 
     found = read(source, back)
     assert frames(found[lost_at[1] :])
+
+
+def test_a_camera_that_falls_silent_beside_another_is_lost(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "SILENT_S", 3.0)
+    events_port, frames_port = free_port(), free_port()
+    events_server, _ = serve(events_port), serve(free_port(), frames_port)
+    source = Live(
+        EventCameraSpec(network=f"127.0.0.1:{events_port}"), RgbCameraSpec(network=f"127.0.0.1:{frames_port}")
+    )
+    both = of_each(3)
+
+    def silent(found: list[Item]) -> bool:
+        if both(found):
+            events_server.process.send_signal(signal.SIGSTOP)
+        return "events" in source.trouble
+
+    read(source, silent)
+    assert source.trouble == {"events": f"{dv_server.NAME}: nothing came for 3 s"}
 
 
 def test_without_any_camera_left_the_source_ends_with_the_reason(serve: Callable[..., Server]) -> None:
