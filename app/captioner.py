@@ -114,6 +114,7 @@ class Captioner:
         self._strategy: Strategy = make_strategy(settings.strategy, self.engine)
         self._warm_up(more_targets)
         self._ahead: tuple[str, int] | None = None  # camera and window whose draft was begun before it closed
+        self._shown: tuple[str, int] | None = None  # whose draft went out before it closed; it may be begun anew
         self.on_draft: Callable[[Window, str], None] | None = None  # told of each draft before it is verified
 
     def use(self, strategy: str, placement: str | None = None) -> None:
@@ -192,6 +193,8 @@ class Captioner:
         self._ahead = None
         recorder = SpanRecorder()
         transcript, placement = self._strategy.run(self._job(window, camera, recorder))
+        if self._shown == (camera, window.index):
+            self._shown = None
         finished = time.monotonic_ns()
         return self._caption(window, transcript, placement, recorder, started, finished)
 
@@ -240,7 +243,9 @@ class Captioner:
         tell = self.on_draft
 
         def show_draft(tokens: Sequence[int]) -> None:
-            if tell:
+            if tell and self._shown != (camera, window.index):
+                if window.partial:
+                    self._shown = camera, window.index
                 tell(window, self.target.tokenizer.decode(tokens).strip())
 
         stream = f"{camera}\n{self.settings.question}"

@@ -165,6 +165,14 @@ def test_the_draft_made_ahead_is_shown_at_once_and_only_once(
         assert len(shown) == 1
         captioner.caption(tiny_window(4))
         assert [(index, partial) for index, partial, _ in shown] == [(3, True), (4, False)]
+        for _ in range(2):  # an answer in between has the draft begun anew
+            captioner.ahead(so_far(tiny_window(5), 7, draft_due=True))
+            captioner.engine.worker.submit(lambda: None).result()
+            captioner.on_draft, tell = None, captioner.on_draft
+            captioner.caption(tiny_window(4))
+            captioner.on_draft = tell
+        captioner.caption(tiny_window(5))
+        assert [(index, partial) for index, partial, _ in shown[2:]] == [(5, True)]
     finally:
         captioner.close()
 
