@@ -219,15 +219,17 @@ class Service:
             if isinstance(turn, Ask):
                 await self._answer(turn)
             elif turn.window.partial:
-                await self.worker.ahead(
-                    turn.window, turn.camera, self._show_draft(turn.camera), lambda: self._scheduler.urgent
-                )
+                await self.worker.ahead(turn.window, turn.camera, self._show_draft(turn.camera), self._preempted)
             elif self._too_old(turn.window):
                 self._drop(turn.camera, turn.window, "stale")
             else:
                 self._in_hand = turn
                 await self._caption_one(turn.camera, turn.window)
                 self._in_hand = None
+
+    def _preempted(self) -> bool:
+        """Whether work ahead of a window is to make way. Any thread may look."""
+        return self._scheduler.urgent or self._stop.is_set()
 
     async def _caption_one(self, camera: str, window: Window) -> None:
         try:

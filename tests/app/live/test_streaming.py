@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
 
 from app.captioner import Captioner, CaptionerSettings, measure_costs
+from app.live.build import Start, build
 from app.live.scheduler import Scheduler
 from app.live.worker import ModelWorker
 from app.supervision.health import Health
 from app.windows import Window
 from models.bundle import VisionLanguageModel
-from tests.app.live.feed import Switch, configuration, serving
+from tests.app.live.feed import Feed, Switch, configuration, serving
 from tests.app.live.test_service import payloads
 from tests.app.publishing.listener import Listener, listening
 from tests.app.publishing.schema_check import validate
@@ -55,6 +58,29 @@ def test_frames_are_prefilled_and_the_draft_is_out_before_the_window_closes(
     assert set(drafts) & {payload["id"] for payload in payloads(listener.of("front/caption"))}
     frames = [frame for payload in streamed(listener) for frame in payload["frames"] if frame["prefill"]]
     assert any(frame["prefill"]["end_ms"] < 0 for frame in frames)
+
+
+def test_work_ahead_of_a_window_makes_way_for_a_stop(
+    tiny_window: Callable[..., Window], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        start = Start(sources={"front": lambda: Feed(Switch())})
+        service, _ = build(configuration(tmp_path, None), start, CollectorRegistry())
+        begun: asyncio.Future[Callable[[], bool]] = asyncio.get_running_loop().create_future()
+
+        async def ahead(*given: Any) -> None:
+            begun.set_result(given[-1])
+
+        monkeypatch.setattr(service.worker, "ahead", ahead)
+        service._scheduler.offer("front", replace(tiny_window(0), partial=True))
+        captioning = asyncio.create_task(service._caption())
+        preempted = await begun
+        assert not preempted()
+        service.stop("the test is over")
+        assert preempted()
+        captioning.cancel()
+
+    asyncio.run(scenario())
 
 
 def test_what_waits_for_the_models_is_told_from_windows_that_are_open() -> None:
