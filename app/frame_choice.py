@@ -10,6 +10,7 @@ from statistics import median
 
 INTERVALS = 8  # between the newest frames: their median is the period
 FEWEST = 3  # of them, before a rate is known
+MOST = 4096  # frames of a window; more, and their times are not worth reckoning with
 EARLY = 0.15  # of a period by which a frame may come earlier than expected
 
 
@@ -52,10 +53,10 @@ class FrameForecast:
     def settled(self, times: Sequence[int], start_us: int, end_us: int, count: int) -> list[int]:
         """The frames of the leading places that no frame to come will take: as `nearest` finds them at the end.
 
-        times: of the window's frames so far. Empty while the rate is not known.
+        times: of the window's frames so far. Empty while the rate is not known, or is no camera's.
         """
         period_us = self.period_us
-        if not times or period_us is None:
+        if not times or period_us is None or end_us - start_us > MOST * period_us:
             return []
         expected: list[float] = []
         next_us = times[-1] + (1 - EARLY) * period_us

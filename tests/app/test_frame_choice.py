@@ -67,3 +67,10 @@ def test_a_lost_frame_does_not_change_the_rate() -> None:
 def test_the_nearest_frame_is_taken_and_the_earlier_of_two() -> None:
     assert nearest([100, 200, 900], 0, 1000, 4) == [0, 1, 2, 2]
     assert nearest([0, 250], 0, 1000, 4) == [0, 1, 1, 1]
+
+
+def test_frames_of_damaged_times_are_not_reckoned_with_one_by_one() -> None:
+    forecast = FrameForecast()
+    for t_us in range(9):  # a microsecond apart
+        forecast.observe(t_us)
+    assert forecast.settled(range(9), 0, 10**15, 8) == []
