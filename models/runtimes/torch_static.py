@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.attention.bias import causal_lower_right
 
 from models.llama import LlamaDecoder
 from models.runtimes.contract import Floats, Ints
@@ -193,6 +192,8 @@ class StaticTorchDecoder:
         fused = tokens > GRAPH_ROWS and made.causal_after is not None
         valid = (made.causal_after or 0) + tokens if fused else self.s_max
         if fused:
+            from torch.nn.attention.bias import causal_lower_right  # seconds of import, for long prefills alone
+
             seen = causal_lower_right(tokens, valid)
         for i, layer in enumerate(self._decoder.layers):
             query, key, value = layer.self_attn.project(layer.input_layernorm(x), cos, sin)

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from export import engines
 from export.checkpoint import export_checkpoint
 from export.engines import build_engine, build_engines, check_layers, decoder_profiles, tree_profiles
 from export.twin import write_twin
 from models.errors import ModelError
 from models.llama import LlamaConfig
 from models.runtimes.engine_files import read_engines
-from models.runtimes.nvidia import GpuError, tensorrt, tensorrt_version
+from models.runtimes.nvidia import GpuError, OutOfGpuMemory, tensorrt, tensorrt_version
 from tests.models.tiny import S_MAX, write_checkpoint
 
 tensorrt_rtx = pytest.importorskip(
@@ -45,9 +46,8 @@ slow = pytest.mark.slow
 def test_every_profile_of_a_small_pair_builds(tmp_path: Path, role: str, precision: str) -> None:
     folder, lines, phases = exported(tmp_path, role, precision), [], set()
     built = build_engines(folder, precision, lines.append, "8.9", progress=lambda phase, step, steps: phases.add(phase))
-    assert [line.split(":")[0] for line in lines] == [
-        f"engine {name}" for name in ("embedding", "vision", "decoder", "decoder_tree")
-    ]
+    names = ("embedding", "vision", "decoder", "decoder_tree")
+    assert [line.split(":")[0] for line in lines] == [*(f"engine {name}" for name in names), "peak memory"]
     assert phases
     assert built.profiles["decoder"] == [[1, S_MAX // 2, S_MAX], [1, 1, 1], [2, 28, 32]]
     assert read_engines(folder, tensorrt_version(), "8.9", "any GPU of it") == built
@@ -125,6 +125,34 @@ def test_fp8_weights_stay_fp8_and_only_where_the_gpu_has_it(half: Path, tmp_path
         build_engines(half, "fp8", lambda line: None, "8.6")
     with pytest.raises(GpuError, match="was not exported in fp8; export the checkpoint with --precision fp8"):
         build_engine(half / "decoder.onnx", [(1, 1, 1)], "fp8", "8.9")
+
+
+def test_a_build_without_memory_is_tried_with_smaller_passes(half: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The builder's answers are scripted: a GPU that is full for passes of more than 64 tokens, then for any."""
+    caches = {f"{new}{kind}_{layer}" for new in ("", "new_") for kind in ("key", "value") for layer in range(2)}
+    bindings = dict.fromkeys(caches, ("HALF", (1, 2, S_MAX, 16)))
+    built = engines.BuiltEngine(memoryview(b"engine"), {"KV_CACHE_UPDATE": 4, "ATTENTION_INPUT": 2}, bindings)
+    room = 64
+
+    def build(path: Path, profiles: list[tuple[int, int, int]], *others: object) -> engines.BuiltEngine:
+        if any(most > room for *_, most in profiles):
+            raise OutOfGpuMemory(f"{path.name}: TensorRT built no engine (out of memory); free some memory")
+        return built
+
+    monkeypatch.setattr(engines, "build_engine", build)
+    lines: list[str] = []
+    made = build_engines(half, "fp16", lines.append, "8.9")
+    assert (made.chunk, made.profiles["decoder"][0]) == (64, [1, 32, 64])
+    assert [line.rpartition(": ")[2] for line in lines if "once more" in line] == [
+        "once more with --chunk 80",
+        "once more with --chunk 64",
+    ]
+    assert read_engines(half, tensorrt_version(), "8.9", "any GPU of it").chunk == 64
+    room = 8
+    with pytest.raises(OutOfGpuMemory, match=r"decoder.onnx: TensorRT built no engine \(out of memory\)"):
+        build_engines(half, "fp16", lines.append, "8.9")
+    with pytest.raises(ModelError, match="no engines; run"):  # what was there is not taken for what was wanted
+        read_engines(half, tensorrt_version(), "8.9", "any GPU of it")
 
 
 def test_a_compact_engine_holds_the_weights_once(tmp_path: Path) -> None:

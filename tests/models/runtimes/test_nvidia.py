@@ -6,7 +6,7 @@ import pytest
 
 from models.bundle import load_first, load_model
 from models.errors import ModelError
-from models.runtimes.nvidia import GpuError, OutOfGpuMemory, check, driver_too_old, find_gpu
+from models.runtimes.nvidia import GpuError, OutOfGpuMemory, check, driver_too_old, find_gpu, need_precision, refusal
 from models.runtimes.tensorrt import choose_profile
 from tests.models.tiny import make_model
 
@@ -63,6 +63,25 @@ def test_statuses_become_lines() -> None:
     assert driver_too_old("GPU", 12020, 13000) == (
         "GPU: the NVIDIA driver is too old: it supports CUDA 12.2, 13.0 is needed; update the driver"
     )
+
+
+def test_tensorrts_own_words_tell_a_full_gpu_from_the_rest() -> None:
+    for said in ("Error Code 2: OutOfMemory (Requested size was 1)", "cudaErrorMemoryAllocation\n out of memory"):
+        assert isinstance(refusal("decoder.engine: no context", said, "export again"), OutOfGpuMemory)
+    other = refusal("decoder.engine: no context", "", "export again")
+    assert not isinstance(other, OutOfGpuMemory)
+    assert str(other) == "decoder.engine: no context (it does not say why); export again"
+
+
+def test_a_precision_that_the_gpu_lacks_is_refused() -> None:
+    for precision, capability in (("fp8", "8.9"), ("fp8", "9.0"), ("fp8", "12.0"), ("bf16", "8.0"), ("int4", "7.5")):
+        need_precision(precision, capability)
+    with pytest.raises(GpuError, match=r"compute capability 8.6: has no fp8, which begins with 8.9; export with"):
+        need_precision("fp8", "8.6")
+    with pytest.raises(GpuError, match=r"compute capability 7.5: has no bf16, which begins with 8.0"):
+        need_precision("bf16", "7.5")
+    with pytest.raises(GpuError, match=r"compute capability 'ampere': is no number like 8.9"):
+        need_precision("fp8", "ampere")
 
 
 def test_the_narrowest_profile_is_taken() -> None:
