@@ -13,7 +13,6 @@ from models.errors import ModelError
 from models.manifest import MANIFEST
 from models.runtimes.contract import Floats, WarmDecoder, WarmVision
 from models.runtimes.onnx import DecoderSizes, OnnxDecoder, OnnxVision
-from models.runtimes.torch import TorchDecoder, TorchVision
 from models.stored import stored_tensors
 
 ENGINE_TOLERANCE = 3e-2  # of half precision and other kernels, relative to a stage's largest value
@@ -35,6 +34,8 @@ def check_parity(
     `relative` divides by the stage's largest value where that exceeds 1: activations of published models reach
     hundreds, where float32 itself is coarser than the tolerance. Raises ModelError when one exceeds the tolerance.
     """
+    from models.runtimes.torch import TorchDecoder, TorchVision  # engines are compared without torch
+
     expected = _outputs(TorchVision(model.vision), TorchDecoder(model.decoder, manifest["s_max"]), manifest)
     del model
     embedding = stored_tensors(folder / manifest["embedding"]["file"])[manifest["embedding"]["tensor"]]
