@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import dv_processing as dv
 import numpy as np
 from numpy.typing import NDArray
 
-from app.sensors.contract import Events
+from app.sensors.contract import Events, Frame
+
+LONGEST_EXPOSURE_US = 10_000_000  # longer is damage
 
 
 def events_of(store: Any) -> Events:
@@ -25,6 +28,22 @@ def image_of(frame: Any) -> NDArray[np.uint8] | None:
     if image.ndim == 3:
         image = image[:, :, 0] if image.shape[2] == 1 else image[:, :, 2::-1]  # BGR(A) to RGB
     return np.ascontiguousarray(image)
+
+
+def exposure_of(frame: Any) -> int:
+    """How long a dv.Frame was exposed, µs; 0: unknown.
+
+    `dv.Frame.timestamp` is "capture time of the image, usually refers to start of exposure" (dv-processing 2.0, its
+    docstring), and so it is taken, live and in recordings.
+    """
+    exposure_us = round(frame.exposure.total_seconds() * 1e6)
+    return exposure_us if 0 <= exposure_us <= LONGEST_EXPOSURE_US else 0
+
+
+def dv_frame(frame: Frame) -> Any:
+    """A frame as dv-processing writes it: grey or BGR, with its exposure."""
+    image = np.ascontiguousarray(frame.image[:, :, 0] if frame.grey else frame.image[:, :, ::-1])
+    return dv.Frame(frame.t_us, frame.exposure_us, 0, 0, image, dv.FrameSource.UNDEFINED)
 
 
 def reason_of(error: BaseException) -> str:

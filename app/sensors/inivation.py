@@ -14,13 +14,14 @@ from typing import Any
 import dv_processing as dv
 
 from app.sensors.contract import Events, SourceError
-from app.sensors.dv_data import events_of, image_of, reason_of
+from app.sensors.dv_data import events_of, exposure_of, image_of, reason_of
 from app.sensors.merging import RawFrame
 from app.sensors.spec import EventCameraSpec
 from app.sensors.view import EventView, FrameView
 
 COMMIT = timedelta(milliseconds=5)  # how much the camera gathers before it hands over: latency against load
 IDLE_S = 0.001
+MOST_BATCHES = 40  # read at a time
 ANY = "any"
 FIRST_OF = {"DAVIS": "DAVIS", "DVXPLORER": "DVXplorer", "DVXPLORER_M": "DVXplorerM", "DVS128": "DVS128"}
 
@@ -135,8 +136,11 @@ class InivationCamera:
     def read(self) -> list[Events | RawFrame]:
         items: list[Events | RawFrame] = []
         try:
-            if (store := self._camera.getNextEventBatch()) is not None and len(store):
-                items.append(self._view(events_of(store)))
+            for _ in range(MOST_BATCHES):  # before a frame: one that overtook events would close their window on them
+                if (store := self._camera.getNextEventBatch()) is None:
+                    break
+                if len(store):
+                    items.append(self._view(events_of(store)))
             if self.has_frames and (frame := self._camera.getNextFrame()) is not None:
                 items += raw_frame(frame, self._frame_view)
             if not items and not self._camera.isRunning():
@@ -152,9 +156,6 @@ class InivationCamera:
 
 
 def raw_frame(frame: Any, view: FrameView) -> list[RawFrame]:
-    """A dv.Frame, whose timestamp is the middle of its exposure, as one that is told by its start; none if empty."""
+    """A dv.Frame, as the camera sees it; none if it is empty."""
     image = image_of(frame)
-    if image is None:
-        return []
-    exposure_us = max(0, round(frame.exposure.total_seconds() * 1e6))
-    return [RawFrame(int(frame.timestamp) - exposure_us // 2, view(image), exposure_us)]
+    return [] if image is None else [RawFrame(int(frame.timestamp), view(image), exposure_of(frame))]

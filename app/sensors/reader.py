@@ -21,7 +21,7 @@ import numpy as np
 
 from app.sensors.aedat4 import NO_TABLE, copy_without_table, table_position
 from app.sensors.contract import Events
-from app.sensors.dv_data import events_of, image_of
+from app.sensors.dv_data import events_of, exposure_of, image_of
 from app.sensors.events import batches, cut, select
 from app.sensors.merging import BATCH_US, LONGEST_US, RawFrame, first_line, merged, sane
 from app.sensors.protocol import FRAME, HEADER
@@ -172,7 +172,7 @@ class Reader:
             last_us = int(frame.timestamp)
             image = image_of(frame)
             if image is not None:
-                yield RawFrame(last_us, image)
+                yield RawFrame(last_us, image, exposure_of(frame))
 
     def items(self, start_us: int, end_us: int) -> Iterator[Events | RawFrame]:
         """Events and frames of [start_us, end_us) in time order; what damage hides is told in `damage`."""

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import dv_processing as dv
-import numpy as np
 
 from app.sensors.contract import Events, Frame, Item
+from app.sensors.dv_data import dv_frame
 from app.sensors.protocol import read_message, unpack_events, unpack_frame
 from app.sensors.writer import event_store
 
@@ -67,8 +67,7 @@ def _write(writer: Any, item: Item) -> None:
     if isinstance(item, Events):
         writer.writeEvents(event_store(item))
     else:
-        image = item.image[:, :, 0] if item.grey else item.image[:, :, ::-1]
-        writer.writeFrame(dv.Frame(item.t_us, np.ascontiguousarray(image)), streamName="frames")
+        writer.writeFrame(dv_frame(item), streamName="frames")
 
 
 def main(argv: list[str]) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import dv_processing as dv
-import numpy as np
 
 from app.sensors.contract import Events, Frame, Item, SourceError
+from app.sensors.dv_data import dv_frame
 
 IMU_PERIOD_US = 5_000
 LONGEST_GAP_US = 1_000_000
@@ -63,9 +63,8 @@ def write_recording(
         try:
             for item in items:
                 if isinstance(item, Frame):
-                    image = item.image[:, :, 0] if item.grey else item.image[:, :, ::-1]
                     imu.until(item.t_us)
-                    writer.writeFrame(dv.Frame(item.t_us, np.ascontiguousarray(image)), streamName="frames")
+                    writer.writeFrame(dv_frame(item), streamName="frames")
                     frames += 1
                 elif len(item):
                     imu.until(int(item.t[-1]))

@@ -6,12 +6,15 @@ import inspect
 from datetime import timedelta
 
 import dv_processing as dv
+import numpy as np
 import pytest
 
 from app.sensors.capture_process import open_device
-from app.sensors.contract import SourceError
-from app.sensors.inivation import _BIASES, CHIPS, FIRST_OF, biases_of, discover, orders
-from app.sensors.spec import EventCameraSpec
+from app.sensors.contract import Events, SourceError
+from app.sensors.inivation import _BIASES, CHIPS, FIRST_OF, InivationCamera, biases_of, discover, orders
+from app.sensors.merging import RawFrame
+from app.sensors.spec import EventCameraSpec, ViewSpec
+from app.sensors.view import EventView, FrameView
 
 OWNERS = {"DVS128": dv.io.camera.DVS128, "DVXplorer": dv.io.camera.DVXplorer}
 
@@ -57,6 +60,36 @@ def test_every_bias_becomes_a_call_that_dv_processing_has(chip: str) -> None:
     for order in found:
         signature = inspect.getdoc(getattr(owner, order.method)) or ""
         assert signature.split(")")[0].count(",") == len(order.arguments), signature
+
+
+class Davis:
+    """What dv-processing has waiting from one."""
+
+    def __init__(self, batches: int, frame: dv.Frame) -> None:
+        self.batches, self.frames = batches, [frame]
+
+    def getNextEventBatch(self) -> dv.EventStore | None:
+        if not self.batches:
+            return None
+        self.batches -= 1
+        store = dv.EventStore()
+        store.push_back(1_000, 1, 1, True)
+        return store
+
+    def getNextFrame(self) -> dv.Frame | None:
+        return self.frames.pop() if self.frames else None
+
+
+def test_a_frame_comes_after_the_events_that_were_there_before_it() -> None:
+    camera = InivationCamera.__new__(InivationCamera)
+    image = np.zeros((4, 6), np.uint8)
+    camera._camera = Davis(3, dv.Frame(2_000, 600, 0, 0, image, dv.FrameSource.SENSOR))
+    camera.name, camera.has_frames = "DAVIS", True
+    camera._view, camera._frame_view = EventView("DAVIS", (6, 4), ViewSpec()), FrameView("DAVIS", (6, 4), ViewSpec(), 6)
+    *events, frame = camera.read()
+    assert [len(run) for run in events if isinstance(run, Events)] == [1, 1, 1]
+    assert isinstance(frame, RawFrame)
+    assert (frame.t_us, frame.exposure_us) == (2_000, 600)
 
 
 def test_the_models_have_classes() -> None:

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from app.sensors.aedat4 import table_position
-from app.sensors.contract import Events, SourceError
+from app.sensors.contract import Events, Frame, SourceError
 from app.sensors.open import open_recording
+from app.sensors.recorder import record
 from app.sensors.recording import Recording, describe
 from app.sensors.writer import write_recording
 from app.windows import Windower
@@ -71,6 +72,16 @@ def test_grey_frames_become_three_channels(tmp_path: Path) -> None:
     assert frame.grey
     assert frame.image.shape == (SIZE[1], SIZE[0], 3)
     assert (frame.image == 1).all()
+
+
+def test_a_recorded_frame_comes_back_where_it_stood(tmp_path: Path) -> None:
+    image = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
+    frames = [Frame(START_US + t, image, exposure_us=e) for t, e in ((0, 0), (50_000, 8_000), (100_000, 20_000_000))]
+    record(str(tmp_path / "live.aedat4"), "LIVE", SIZE, iter(frames))
+    write_recording(tmp_path / "made.aedat4", frames, SIZE, "MADE")
+    for name in ("live", "made"):
+        found = frames_of(read(Recording(tmp_path / f"{name}.aedat4")))
+        assert [f.middle_us - START_US for f in found] == [0, 54_000, 100_000], "the last exposure is damaged"
 
 
 def test_describe(whole: Path) -> None:
