@@ -27,10 +27,8 @@ class NetworkStream:
         host, _, port = address.rpartition(":")
         self._address = spec.name
         try:  # dv-processing waits very long for a host that is not there
-            socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
-            host = str(
-                socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM)[0][4][0]
-            )  # it takes no names
+            with socket.create_connection((host.strip("[]"), int(port)), CONNECT_S) as connection:
+                host = str(connection.getpeername()[0])  # it takes no names, and not every address of one may answer
         except OSError as error:
             raise SourceError(
                 f"{self._address}: {error.strerror or error}; is it served there, and is the port right?"

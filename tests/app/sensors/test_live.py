@@ -341,6 +341,18 @@ def test_what_is_called_off_is_not_begun_and_what_cannot_be_begun_leaves_nothing
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_a_host_of_several_addresses_is_read_at_the_one_that_answers(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    serve(port)  # at 127.0.0.1 alone
+    addresses = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (address, port)) for address in ("127.0.0.2", "127.0.0.1")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)
+    device = open_device(EventCameraSpec(network=f"robot:{port}"))
+    assert device.name == dv_server.NAME
+    device.close()
+
+
 def test_what_happened_before_it_was_asked_for_is_let_go(serve: Callable[..., Server]) -> None:
     port = free_port()
     serve(port)
