@@ -96,6 +96,7 @@ class Windower:
         self._over: Counter[int] = Counter()  # events dropped over the limit, by grid position of open windows
         self.late_events = 0  # dropped: they ran backwards, or their window had closed
         self.late_frames = 0
+        self.slow_frames = 0  # the same, of a second device: longer under way than the events
         self.excess_events = 0  # dropped: over max_events
         self.empty_windows = 0  # skipped: nothing in them
         self.dropped_remainders = 0
@@ -181,7 +182,10 @@ class Windower:
     def _keep_frame(self, frame: Frame) -> int:
         """Frames may come somewhat after events of the same instant: any open window still takes them."""
         if frame.middle_us < self._start(self._next):
-            self.late_frames += 1
+            if self._frames_tell_time:
+                self.late_frames += 1
+            else:
+                self.slow_frames += 1
         else:
             insort(self._frames, frame, key=lambda f: f.middle_us)
         if self._forecast:

@@ -28,7 +28,7 @@ JUMP_US = 1_000_000  # a stream whose time falls back by more (or jumps ahead) h
 MATCH_S = 1.0  # between two looks whether there is motion enough to compare the clocks of two devices
 WALL_SET_US = 1_704_067_200_000_000  # 2024-01-01: a wall clock before that was never set since boot
 QUICKEST_US = 10_000  # what the quickest batch may have been under way
-LOST = ("late_events", "late_frames", "excess_events", "empty_windows")
+LOST = ("late_events", "late_frames", "slow_frames", "excess_events", "empty_windows")
 
 log = structlog.get_logger(__name__)
 

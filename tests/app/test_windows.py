@@ -226,7 +226,8 @@ def test_frames_of_a_second_device_close_no_window_ahead_of_the_events() -> None
     assert cutter.push(frame(1100)) == []
     (window,) = cutter.push(events(600, 1200))
     assert window.events.t.tolist() == [0, 100, 600]
-    assert cutter.late_events == 0
+    cutter.push(frame(950))  # longer under way than the events
+    assert (cutter.late_events, cutter.late_frames, cutter.slow_frames) == (0, 0, 1)
 
 
 def test_memory_is_bounded_by_the_open_windows() -> None:
