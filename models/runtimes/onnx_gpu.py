@@ -60,7 +60,7 @@ def need_provider(runtime: str) -> str:
     if wanted not in ort.get_available_providers():
         raise GpuError(
             f"runtime {runtime}: onnxruntime {ort.__version__} has no {wanted}; install onnxruntime-gpu in its place "
-            "(docs/gpu.md), or choose runtime: onnx"
+            "(docs/develop.md), or choose runtime: onnx"
         )
     return wanted
 
