@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,14 @@ def test_files_are_relative_to_the_configuration(tmp_path: Path) -> None:
     text = "{source: live, rgb_camera: {url: 'rtsp://me@cam/1', password_file: cam.password}}"
     with pytest.raises(SourceError, match=r"camera password: cannot read .*cam\.password"):
         open_camera(camera(tmp_path, text))
+
+
+def test_opening_can_be_called_off(tmp_path: Path) -> None:
+    called_off = threading.Event()
+    called_off.set()
+    text = "{source: live, event_camera: {network: '127.0.0.1:9'}, rgb_camera: {device: 250}}"
+    with pytest.raises(SourceError, match=r"127.0.0.1:9: opening was called off; .*250: opening was called off"):
+        open_camera(camera(tmp_path, text), called_off)
 
 
 @pytest.mark.parametrize(
