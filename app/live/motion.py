@@ -115,7 +115,8 @@ def _score(total: NDArray[np.float64], motion: Motion, changes: NDArray[np.float
         return -1.0
     events = _standard(np.sqrt(np.diff(until, axis=0).clip(0)))
     a, b = events[seen].ravel(), changes[seen].ravel()
-    return float(a @ b / np.sqrt((a @ a) * (b @ b) + 1e-12))
+    both, alone = (a * b).sum(), (a * a).sum() * (b * b).sum()  # no BLAS: its threads would be in the models' way
+    return float(both / np.sqrt(alone + 1e-12))
 
 
 def _standard(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -36,7 +36,7 @@ def learnt(devices: TwoDevices) -> tuple[Alignment, Sync]:
     return alignment, sync
 
 
-@settings(max_examples=2, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
     st.integers(0, 10_000),
     st.sampled_from([40_000, -40_000, 3_600_000_000, 0]),
