@@ -113,6 +113,7 @@ def test_a_provider_that_is_not_there_is_one_line_and_the_next_runtime_goes_on(f
 
 
 @without_cuda
+@pytest.mark.filterwarnings("ignore:Specified provider")
 def test_a_provider_that_does_not_start_is_not_replaced_in_silence(folder: Path) -> None:
     """ONNX Runtime itself would go on with the CPU."""
     with pytest.raises(ModelError, match=r"vision.onnx: (onnxruntime .* could not start|not usable)"):
