@@ -163,8 +163,10 @@ def test_the_draft_made_ahead_is_shown_at_once_and_only_once(
         assert [(index, partial) for index, partial, _ in shown] == [(3, True)]
         captioner.caption(tiny_window(3))
         assert len(shown) == 1
+        captioner.use("prefill_hiding", "serial")  # so that there is a draft, however busy the machine is
         captioner.caption(tiny_window(4))
         assert [(index, partial) for index, partial, _ in shown] == [(3, True), (4, False)]
+        captioner.use("prefill_hiding")
         for _ in range(2):  # an answer in between has the draft begun anew
             captioner.ahead(so_far(tiny_window(5), 7, draft_due=True))
             captioner.engine.worker.submit(lambda: None).result()
