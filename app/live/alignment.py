@@ -18,6 +18,7 @@ BLOCK_US = 10_000_000  # of motion that is matched at a time
 UNSEEN_US = 50_000  # how much longer than a batch of events a frame may be on its way, before motion tells
 KEPT = 12 * BLOCK_US // (10 * BIN_US)  # bins of events
 REORDERED = 25  # bins: a batch so little out of order is nothing new
+REOPENED_US = 1_000_000  # one of two devices that was away so long may be back with another clock
 WAIT_NS = 1_000_000_000  # for the first events; frames that come before them have no place
 LAGS = 30  # matches remembered
 
@@ -38,7 +39,7 @@ class Alignment:
 
     def __init__(self, resolution: tuple[int, int]) -> None:
         self._resolution = resolution
-        self._event_clock, self._frame_clock = ArrivalClock(), ArrivalClock()
+        self._event_clock, self._frame_clock = ArrivalClock(REOPENED_US), ArrivalClock(REOPENED_US)
         self._lags: deque[float] = deque(maxlen=LAGS)
         self._cells: deque[tuple[int, Cells]] = deque()
         self._frames: deque[tuple[int, Cells]] = deque()  # middle of an exposure, and the change that led to it

@@ -41,9 +41,13 @@ class ArrivalClock:
     clock skew from network delay measurements", INFOCOM 1999). Minimising the sum of distances, that line is the edge
     of the lower convex hull above the mean of the times. A least-squares line would follow every queue; this one needs
     a quick arrival now and then, and nothing of the jitter's form.
+
+    `gap_us`: after so long without data the device may have been opened anew, and its clock with it: all begins again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, gap_us: int | None = None) -> None:
+        self._gap_us = gap_us
+        self._heard_us = 0  # host time of the newest data
         self._points: deque[tuple[int, int]] = deque()  # (sensor time, least delay) of a cell of host time, µs
         self._cell: int | None = None
         self._line: Line | None = None
@@ -54,8 +58,9 @@ class ArrivalClock:
         delay = host_us - t_us
         last_us, least = self._points[-1] if self._points else (t_us, delay)
         jumped = delay < least - JUMP_US or t_us < last_us - JUMP_US
-        if jumped:
+        if jumped or (self._gap_us is not None and host_us - self._heard_us > self._gap_us):
             self._points.clear()
+        self._heard_us = host_us
         cell = host_us // CELL_US
         if cell != self._cell or not self._points:
             self._points.append((t_us, delay))

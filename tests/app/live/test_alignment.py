@@ -136,6 +136,16 @@ def test_the_pixels_of_a_frame_are_let_go() -> None:
     assert pixels() is None
 
 
+def test_a_device_that_was_away_is_learnt_anew() -> None:
+    clock = ArrivalClock(gap_us=1_000_000)
+    for number in range(200):
+        clock.observe(number * 100_000, number * 100_000_000 + 5_000_000)
+    clock.observe(30_000_000, 30_045_000_000)  # 10 s later, 40 ms more behind
+    line = clock.line
+    assert line is not None
+    assert line.host_us(30_000_000) == 30_045_000
+
+
 def test_damaged_times_cost_no_memory() -> None:
     alignment = Alignment((WIDTH, HEIGHT))
     for t in ([0, 10**15], [10**15, 3], [10**15 + 5]):
