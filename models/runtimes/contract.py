@@ -76,3 +76,13 @@ class GpuDecoder(Protocol):
 
     def place(self, way: Sharing) -> None:
         """From now on in a stream for this way of sharing the GPU. Raises GpuError, and then nothing has changed."""
+
+
+def fitting(decoder: DecoderRuntime, embeddings: Floats, length: int) -> int:
+    """How many rows embeddings [T, D] are; raises ValueError when they do not fit the cache after `length` others."""
+    if not (length >= 0 and 0 < len(embeddings) <= decoder.s_max - length):
+        raise ValueError(
+            f"decoder: {len(embeddings)} rows after {length} do not fit a cache of {decoder.s_max}; "
+            "export with a larger s_max or ask for fewer tokens"
+        )
+    return len(embeddings)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from models.checkpoint import place
 from models.errors import ModelError
 from models.runtimes.alignment import aligned
-from models.runtimes.contract import Floats, Ints
+from models.runtimes.contract import Floats, Ints, fitting
 from models.stored import StoredTensor
 
 _MAX_CALLS = 64  # shapes (T, R) whose bound buffers a session keeps; the oldest goes first
@@ -107,7 +107,7 @@ class OnnxDecoder:
 
     def forward(self, embeddings: Floats, length: int, rows: Ints, threads: int) -> Floats:
         """Causal pass; see the contract."""
-        tokens = self._check(embeddings, length)
+        tokens = fitting(self, embeddings, length)
         call = self._call(False, tokens, len(rows), threads)
         inputs = call.inputs
         np.copyto(inputs["embeddings"], embeddings)
@@ -120,7 +120,7 @@ class OnnxDecoder:
         self, embeddings: Floats, positions: Ints, mask: NDArray[np.bool_], length: int, rows: Ints, threads: int
     ) -> Floats:
         """Masked pass; see the contract."""
-        tokens = self._check(embeddings, length)
+        tokens = fitting(self, embeddings, length)
         call = self._call(True, tokens, len(rows), threads)
         inputs = call.inputs
         np.copyto(inputs["embeddings"], embeddings)
@@ -156,14 +156,6 @@ class OnnxDecoder:
                 f"onnxruntime {ort.__version__}: its causal attention is not aligned to the end of the cache; "
                 "install onnxruntime 1.32 or newer"
             )
-
-    def _check(self, embeddings: Floats, length: int) -> int:
-        if not (length >= 0 and 0 < len(embeddings) <= self.s_max - length):
-            raise ValueError(
-                f"decoder: {len(embeddings)} rows after {length} do not fit a cache of {self.s_max}; "
-                "export with a larger s_max or ask for fewer tokens"
-            )
-        return len(embeddings)
 
     def _call(self, tree: bool, tokens: int, rows: int, threads: int) -> _Call:
         key = (tree, tokens, rows, threads)

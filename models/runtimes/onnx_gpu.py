@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from models.checkpoint import place
 from models.errors import ModelError
 from models.runtimes.alignment import aligned
-from models.runtimes.contract import Floats, Ints
+from models.runtimes.contract import Floats, Ints, fitting
 from models.runtimes.memory import cache_bytes, need_memory, weight_bytes
 from models.runtimes.nvidia import GpuError, OutOfGpuMemory
 from models.runtimes.onnx import DecoderSizes
@@ -175,7 +175,7 @@ class OnnxGpuDecoder:
 
     def forward(self, embeddings: Floats, length: int, rows: Ints, threads: int) -> Floats:
         """Causal pass; see the contract."""
-        tokens = self._check(embeddings, length)
+        tokens = fitting(self, embeddings, length)
         inputs: dict[str, NDArray[Any]] = {"valid": np.array([length + tokens])}
         return self._pass(False, embeddings, np.arange(length, length + tokens), length, rows, inputs)
 
@@ -183,7 +183,7 @@ class OnnxGpuDecoder:
         self, embeddings: Floats, positions: Ints, mask: NDArray[np.bool_], length: int, rows: Ints, threads: int
     ) -> Floats:
         """Masked pass; see the contract."""
-        tokens = self._check(embeddings, length)
+        tokens = fitting(self, embeddings, length)
         seen = np.zeros((tokens, self.s_max), np.bool_)
         seen[:, :length], seen[:, length : length + tokens] = True, mask
         return self._pass(True, embeddings, positions, length, rows, {"mask": seen})
@@ -213,14 +213,6 @@ class OnnxGpuDecoder:
                 f"runtime {runtime}: onnxruntime {ort.__version__}: its causal attention is not aligned to the end of "
                 "the cache; install a newer onnxruntime-gpu, or choose runtime: onnx"
             )
-
-    def _check(self, embeddings: Floats, length: int) -> int:
-        if not (length >= 0 and 0 < len(embeddings) <= self.s_max - length):
-            raise ValueError(
-                f"decoder: {len(embeddings)} rows after {length} do not fit a cache of {self.s_max}; "
-                "export with a larger s_max or ask for fewer tokens"
-            )
-        return len(embeddings)
 
     def _value(self, array: NDArray[Any]) -> ort.OrtValue:
         try:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from models.errors import ModelError
 from models.runtimes.alignment import aligned
-from models.runtimes.contract import Floats, Ints
+from models.runtimes.contract import Floats, Ints, fitting
 from models.runtimes.cuda import DeviceArray, PinnedArray, Stream
 from models.runtimes.engine_files import EngineSet, read_engines
 from models.runtimes.memory import cache_bytes, need_memory
@@ -121,7 +121,7 @@ class TensorRtDecoder:
 
     def forward(self, embeddings: Floats, length: int, rows: Ints, threads: int) -> Floats:
         """Causal pass; see the contract. More tokens than a chunk are fed chunk by chunk."""
-        tokens, most = self._check(embeddings, length), self._found.chunk
+        tokens, most = fitting(self, embeddings, length), self._found.chunk
         rows = np.asarray(rows)
         logits: Floats = np.empty((len(rows), self.vocabulary), np.float32)
         for begin in range(0, tokens, most):
@@ -137,7 +137,7 @@ class TensorRtDecoder:
         self, embeddings: Floats, positions: Ints, mask: NDArray[np.bool_], length: int, rows: Ints, threads: int
     ) -> Floats:
         """Masked pass; see the contract. More nodes than the engine takes are fed part by part, as in `forward`."""
-        tokens, most, given = self._check(embeddings, length), self._most_nodes, self._found.most_rows
+        tokens, most, given = fitting(self, embeddings, length), self._most_nodes, self._found.most_rows
         rows, seen = np.asarray(rows), self._host["mask"].values
         logits: Floats = np.empty((len(rows), self.vocabulary), np.float32)
         for begin in range(0, tokens, most):
@@ -223,14 +223,6 @@ class TensorRtDecoder:
                 f"{tensorrt_version()}: its causal attention is not aligned to the end of the cache; "
                 "choose runtime: torch or onnx"
             )
-
-    def _check(self, embeddings: Floats, length: int) -> int:
-        if not (length >= 0 and 0 < len(embeddings) <= self.s_max - length):
-            raise ValueError(
-                f"decoder: {len(embeddings)} rows after {length} do not fit a cache of {self.s_max}; "
-                "export with a larger s_max or ask for fewer tokens"
-            )
-        return len(embeddings)
 
     def _pass(self, name: str, embeddings: Floats, length: int, rows: Ints, positions: Ints | None = None) -> Floats:
         tokens, count = len(embeddings), max(1, len(rows))  # an engine gives at least one row

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from models.llama import LlamaDecoder
-from models.runtimes.contract import Floats, Ints
+from models.runtimes.contract import Floats, Ints, fitting
 from models.runtimes.memory import need_memory
 from models.runtimes.torch_static import StaticTorchDecoder, memory_told
 
@@ -55,7 +55,7 @@ class TorchDecoder:
 
     def forward(self, embeddings: Floats, length: int, rows: Ints, threads: int) -> Floats:
         """Causal pass; see the contract."""
-        tokens = self._check(embeddings, length)
+        tokens = fitting(self, embeddings, length)
         torch.set_num_threads(threads)
         with torch.inference_mode():
             logits: Floats = self._decoder(
@@ -72,7 +72,7 @@ class TorchDecoder:
         self, embeddings: Floats, positions: Ints, mask: NDArray[np.bool_], length: int, rows: Ints, threads: int
     ) -> Floats:
         """Masked pass; see the contract."""
-        tokens = self._check(embeddings, length)
+        tokens = fitting(self, embeddings, length)
         torch.set_num_threads(threads)
         seen = torch.zeros(tokens, self.s_max, dtype=torch.bool)
         seen[:, :length] = True
@@ -99,14 +99,6 @@ class TorchDecoder:
 
     def keep(self, threads: Collection[int]) -> None:
         """Nothing is held for a thread count."""
-
-    def _check(self, embeddings: Floats, length: int) -> int:
-        if not (length >= 0 and 0 < len(embeddings) <= self.s_max - length):
-            raise ValueError(
-                f"decoder: {len(embeddings)} rows after {length} do not fit a cache of {self.s_max}; "
-                "export with a larger s_max or ask for fewer tokens"
-            )
-        return len(embeddings)
 
 
 def load(

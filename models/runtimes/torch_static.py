@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.llama import LlamaDecoder
-from models.runtimes.contract import Floats, Ints
+from models.runtimes.contract import Floats, Ints, fitting
 from models.runtimes.nvidia import GpuError, OutOfGpuMemory
 from models.runtimes.sharing import STREAMS, Sharing
 
@@ -69,14 +69,14 @@ class StaticTorchDecoder:
 
     def forward(self, embeddings: Floats, length: int, rows: Ints, threads: int) -> Floats:
         """Causal pass; see the contract."""
-        positions = np.arange(length, length + self._check(embeddings, length))
+        positions = np.arange(length, length + fitting(self, embeddings, length))
         return self._fill(embeddings, positions, length, rows, None)
 
     def forward_tree(
         self, embeddings: Floats, positions: Ints, mask: NDArray[np.bool_], length: int, rows: Ints, threads: int
     ) -> Floats:
         """Masked pass; see the contract."""
-        self._check(embeddings, length)
+        fitting(self, embeddings, length)
         return self._fill(embeddings, positions, length, rows, mask)
 
     def compact(self, length: int, kept: Ints) -> None:
@@ -134,14 +134,6 @@ class StaticTorchDecoder:
         """Until everything enqueued is done."""
         if self.stream is not None:
             self.stream.synchronize()
-
-    def _check(self, embeddings: Floats, length: int) -> int:
-        if not (length >= 0 and 0 < len(embeddings) <= self.s_max - length):
-            raise ValueError(
-                f"decoder: {len(embeddings)} rows after {length} do not fit a cache of {self.s_max}; "
-                "export with a larger s_max or ask for fewer tokens"
-            )
-        return len(embeddings)
 
     def _fill(
         self, embeddings: Floats, positions: Ints, length: int, rows: Ints, mask: NDArray[np.bool_] | None
