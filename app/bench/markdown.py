@@ -98,6 +98,13 @@ def _rest(figures: dict[str, Any]) -> Iterator[tuple[str, str]]:
         "target prefill beside the running drafter ÷ alone, one thread a model",
         _number(figures["ratios"]["overlap/alone"]),
     )
+    if streamed := figures["streaming_prefill"]:
+        different = f", words differ {streamed['mismatches']} times" if streamed["mismatches"] else ""
+        times = " to ".join(_number(streamed[f"{way}_ms"]["p50"], 1) for way in ("whole", "streaming"))
+        yield (
+            "streaming ÷ whole-window prefill, last frame to caption (p50 ms)",
+            f"{_number(streamed['ratio'])} ({times}){different}",
+        )
     yield "decode step ÷ (weight bytes ÷ memory bandwidth)", _number(figures["decode_step"]["ratio"])
     if python := figures["python_us"]:
         worst = max(python, key=lambda name: python[name])

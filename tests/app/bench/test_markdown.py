@@ -48,6 +48,7 @@ BENCH: dict[str, Any] = {
     "python_us": {"autoregressive": 60.0, "pearl": 90.0},
     "overhead_ms": {"p50": 4.0},
     "render": {"ms": 3.0},
+    "streaming_prefill": {"ratio": 0.31, "whole_ms": {"p50": 80.0}, "streaming_ms": {"p50": 25.0}, "mismatches": 0},
     "memory": None,
 }
 
@@ -68,6 +69,7 @@ def test_only_what_is_between_the_marks_is_written_anew(tmp_path: Path) -> None:
     assert "| pearl | 1.100 | – |" in text
     assert "| pearl | – | 90.0 | 100.0 | -10% |" in text
     assert "(most: pearl) | 75 (90) |" in text
+    assert "| 0.31 (80.0 to 25.0) |" in text
     refresh(page, BENCH, None)
     assert "predicted ms" not in page.read_text()
 
