@@ -54,7 +54,7 @@ def _captions(captioner: Captioner, name: str, windows: Sequence[BenchWindow]) -
     for number, window in enumerate(windows):
         job = _prepared(captioner, window.closed, number)
         drafter_thread = engine.worker.submit(get_ident).result()
-        with _outside() as spent:
+        with _inside_the_runtime() as spent:
             before = time.thread_time_ns() + engine.worker.submit(time.thread_time_ns).result()
             strategy.run(job)
             after = engine.worker.submit(time.thread_time_ns).result() + time.thread_time_ns()
@@ -78,7 +78,7 @@ def _prepared(captioner: Captioner, window: Window, number: int) -> Job:
 
 
 @contextmanager
-def _outside() -> Iterator[dict[int, tuple[int, int]]]:
+def _inside_the_runtime() -> Iterator[dict[int, tuple[int, int]]]:
     """CPU time inside ONNX Runtime and passes of a decoder, by thread, while this is open."""
     spent: dict[int, tuple[int, int]] = {}
     sessions = {"run": 0, "run_with_iobinding": 1}  # the towers use the first, the decoders the second

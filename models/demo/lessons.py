@@ -27,7 +27,7 @@ Loss = Callable[[np.random.Generator], Tensor]  # a stage's loss, on a batch dra
 
 SIGHT_WEIGHT, MIDWAY_WEIGHT = 0.5, 0.5  # of the heads' losses beside the caption's
 SKETCH = slice(1, FRAMES, 2)  # frames of a window that show its motion as well as all eight
-SKETCH_FRAMES = 4
+SKETCH_FRAMES = len(range(FRAMES)[SKETCH])
 SKETCH_PATCHES = 10
 SHIFT = 6  # pixels by which a window is moved, any way
 

@@ -88,10 +88,14 @@ def test_the_first_chunk_holds_the_prompts_head_and_each_chunk_says_its_frame(ri
     assert second.detail == {"tokens": rows, "first_frame": 1, "end_frame": 2}
 
 
+def parting(scene: Scene, other: Scene, frames: int) -> Scene:
+    """The first `frames` of one scene, then those of the other."""
+    return [*scene[0][:frames], *other[0][frames:]], np.concatenate([scene[1][:frames], other[1][frames:]])
+
+
 def test_frames_that_the_window_was_not_given_are_truncated(rig: Rig) -> None:
     scene = rig.scene(1)
-    names, pixels = rig.scene(2)
-    mixed: Scene = ([*scene[0][:3], *names[3:]], np.concatenate([scene[1][:3], pixels[3:]]))
+    mixed = parting(scene, rig.scene(2), 3)
     rig.stream(scene, 6)
     kept, logits = rig.finish(mixed)
     assert kept == 3
@@ -100,8 +104,7 @@ def test_frames_that_the_window_was_not_given_are_truncated(rig: Rig) -> None:
 
 def test_another_forecast_goes_on_behind_what_stands(rig: Rig) -> None:
     scene = rig.scene(1)
-    names, pixels = rig.scene(2)
-    mixed: Scene = ([*scene[0][:3], *names[3:]], np.concatenate([scene[1][:3], pixels[3:]]))
+    mixed = parting(scene, rig.scene(2), 3)
     rig.stream(scene, 5)
     rig.stream(mixed, 7)
     assert rig.encoded == [0, 1, 2, 3, 4, 3, 4, 5, 6]

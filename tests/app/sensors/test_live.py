@@ -6,11 +6,8 @@ import asyncio
 import functools
 import http.server
 import itertools
-import os
-import shutil
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,19 +18,16 @@ import numpy as np
 import pytest
 
 from app.sensors import live
-from app.sensors.capture import Capture, opened
-from app.sensors.capture_process import InOrder, Outgoing, open_device
+from app.sensors.capture_process import open_device
 from app.sensors.contract import Events, Frame, Item, SourceError
 from app.sensors.live import Live
 from app.sensors.merging import RawFrame
-from app.sensors.spec import CameraSpec, EventCameraSpec, RgbCameraSpec, ViewSpec, from_json, to_json
+from app.sensors.spec import CameraSpec, EventCameraSpec, RgbCameraSpec, ViewSpec
 from app.sensors.throttle import Throttle
 from tests.app.sensors import dv_server
+from tests.app.sensors.processes import PATTERN, alive, children, needs_gstreamer
 from tests.app.sensors.rtsp_server import RtspServer
 from tests.app.sensors.serving import Server, free_port
-
-PATTERN = "videotestsrc is-live=true pattern=red"
-needs_gstreamer = pytest.mark.skipif(shutil.which("gst-launch-1.0") is None, reason="gst-launch-1.0 is not installed")
 
 
 @pytest.fixture
@@ -194,22 +188,6 @@ def test_a_pipeline_gives_rgb_frames_and_is_not_left_behind() -> None:
     assert not alive(pipeline)
 
 
-@needs_gstreamer
-def test_a_pipeline_ends_with_its_capture_process_and_that_with_its_parent() -> None:
-    spec = RgbCameraSpec(gstreamer=PATTERN, width=64, height=48)
-    part = Capture(spec)
-    (pipeline,) = children(part._process.pid)
-    part._process.kill()
-    wait_until(lambda: not alive(pipeline))
-    part.close()
-    orphan = Capture(spec)
-    (pipeline,) = children(orphan._process.pid)
-    assert orphan._process.stdin is not None
-    orphan._process.stdin.close()  # as when the parent dies
-    wait_until(lambda: orphan._process.poll() is not None and not alive(pipeline))
-    orphan.close()
-
-
 def video(path: Path, count: int = 20, codec: str = "MJPG") -> Path:
     writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), 25.0, (64, 48))
     for i in range(count):
@@ -311,36 +289,6 @@ def test_a_foreign_stream_and_a_video_that_is_none(serve: Callable[..., Server],
         open_device(RgbCameraSpec(file=str(tmp_path / "no.mp4")))
 
 
-def test_opening_is_called_off_while_a_host_stays_silent() -> None:
-    async def scenario() -> None:
-        with socket.create_server(("127.0.0.1", 0)) as host:
-            host.setblocking(False)
-            opening = asyncio.create_task(opened(EventCameraSpec(network=f"127.0.0.1:{host.getsockname()[1]}")))
-            connection, _ = await asyncio.get_running_loop().sock_accept(host)  # and not a word
-            opening.cancel()
-            async with asyncio.timeout(12):  # its own patience is 20 s
-                with pytest.raises(asyncio.CancelledError):
-                    await opening
-            connection.close()
-
-    asyncio.run(scenario())
-
-
-def test_what_is_called_off_is_not_begun_and_what_cannot_be_begun_leaves_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    called_off = threading.Event()
-    called_off.set()
-    spec = RgbCameraSpec(device=250)
-    with pytest.raises(SourceError, match="opening was called off"):
-        Capture(spec, called_off=called_off)
-    monkeypatch.setattr(sys, "executable", "/absent")
-    before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(SourceError, match="no process can be started to capture it: No such file"):
-        Capture(spec)
-    assert len(os.listdir("/proc/self/fd")) == before
-
-
 def test_a_host_of_several_addresses_is_read_at_the_one_that_answers(
     serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -362,75 +310,3 @@ def test_what_happened_before_it_was_asked_for_is_let_go(serve: Callable[..., Se
     first = read(source, lambda found: True)[0]
     assert isinstance(first, Events)
     assert first.t[-1] > asked_us - 1_000_000
-
-
-def test_what_an_unread_capture_keeps_is_bounded_and_what_gives_way_is_counted() -> None:
-    outgoing = Outgoing(most_bytes=10_000)
-    run = Events(np.arange(100, dtype=np.int64), *(np.zeros(100, kind) for kind in (np.int16, np.int16, np.uint8)))
-    for _ in range(10):
-        outgoing.put(run)  # 1,300 bytes each
-    for number in range(4):
-        outgoing.put(RawFrame(number, np.zeros((20, 40, 3), np.uint8)))  # 2,400 bytes and a head
-    assert outgoing.dropped == {"events": 1000, "frames": 0}
-    outgoing.put(RawFrame(4, np.zeros((20, 40, 3), np.uint8)))
-    assert outgoing.dropped == {"events": 1000, "frames": 1}
-    outgoing.end("over")
-    assert [outgoing.take()[0] for _ in range(5)] == [b"F", b"F", b"F", b"F", b"X"]
-
-
-def run_of(*times_us: int) -> Events:
-    columns = (np.zeros(len(times_us), kind) for kind in (np.int16, np.int16, np.uint8))
-    return Events(np.array(times_us, np.int64), *columns)
-
-
-def test_a_sensor_clock_that_is_set_back_or_one_damaged_time_costs_no_more_than_that() -> None:
-    in_order, second = InOrder((64, 48)), 1_000_000
-    assert in_order.events(run_of(100 * second, 100 * second, 3)).t.tolist() == [100 * second] * 2
-    assert not len(in_order.events(run_of(100 * second - 5))), "a little out of order"
-    damaged = run_of(100 * second + 1, 2**50, 100 * second + 2, 3, 100 * second + 4)
-    assert in_order.events(damaged).t.tolist() == [100 * second + t for t in (1, 2, 4)]
-    assert in_order.events(run_of(2**50)).t.tolist() == [2**50], "the clock was set forward, for all we know"
-    assert len(in_order.events(run_of(7, 8))) == 2
-    assert len(in_order.events(run_of(9))) == 1
-    image = np.zeros((2, 2), np.uint8)
-    assert [in_order.frame(RawFrame(t * second, image)) for t in (100, 100, 3, 4)] == [True, False, True, True]
-
-
-def test_a_camera_goes_to_its_process_as_it_was() -> None:
-    one = EventCameraSpec(
-        device="any", exposure_us="auto", biases={"Diff": (4, 39), "x": 3}, view=ViewSpec(crop=(1, 2, 3, 4))
-    )
-    other = RgbCameraSpec(device=0, homography=((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)), event_size=(4, 3))
-    assert from_json(to_json(one)) == one
-    assert from_json(to_json(other)) == other
-
-
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def alive(pid: int) -> bool:
-    """Whether it runs; one that has ended and that nobody has waited for does not."""
-    try:
-        os.kill(pid, 0)
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (ProcessLookupError, FileNotFoundError):
-        return False
-
-
-def wait_until(condition: Callable[[], object], timeout_s: float = 100.0) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
-
-
-def test_ctrl_c_is_for_the_parent() -> None:
-    """A terminal sends it to every process of the group."""
-    if shutil.which("gst-launch-1.0") is None:
-        pytest.skip("gst-launch-1.0 is not installed")
-    part = Capture(RgbCameraSpec(gstreamer=PATTERN, width=64, height=48))
-    os.kill(part._process.pid, signal.SIGINT)
-    time.sleep(0.2)
-    assert part._process.poll() is None
-    part.close()
