@@ -175,8 +175,16 @@ class WindowsConfig(Section):
         ge=1_000,
         le=100_000_000,
         title="Most events",
-        description="Events kept at once (13 bytes each, twice while a window closes); over it a window's oldest are "
-        "dropped, counted and told in the payload. Closing a window of 2 million stalls the event loop a few ms.",
+        description="Events kept at once (13 bytes each); over it a window's oldest are dropped, counted and told in "
+        "the payload.",
+    )
+    frame_wait_ms: int = Field(
+        default=100,
+        ge=0,
+        le=2_000,
+        title="Wait for frames",
+        description="How long after its end, in ms, a window waits at most for the frames it is to be given, where they "
+        "come from another device than the events and are longer under way. It waits for none that changes nothing.",
     )
 
     @model_validator(mode="after")

@@ -50,6 +50,19 @@ class FrameForecast:
             return None
         return median(after - before for before, after in pairwise(self._times))
 
+    def awaited(self, times: Sequence[int], start_us: int, end_us: int, count: int, by_us: int) -> bool:
+        """Whether a window of these frames is to be given one that is still under way.
+
+        `by_us`: an instant until which all frames must have come; a camera that gave none for longer gives none now.
+        """
+        period_us = self.period_us
+        if period_us is None or end_us - start_us > MOST * period_us:
+            return False
+        next_us = self._times[-1] + (1 - EARLY) * period_us
+        if next_us >= end_us or by_us > self._times[-1] + 2 * period_us:
+            return False
+        return len(self.settled(times, start_us, end_us, count)) < count
+
     def settled(self, times: Sequence[int], start_us: int, end_us: int, count: int) -> list[int]:
         """The frames of the leading places that no frame to come will take: as `nearest` finds them at the end.
 

@@ -133,6 +133,7 @@ def make_windower(
         resolution=info.resolution,
         first_index=first_index,
         frames_tell_time=info.one_clock,
+        frame_wait_us=windows.frame_wait_ms * 1000,
         stream=captioner.streams and ahead and config.replay.speed != "max",
     )
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left, insort
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from app.event_buffer import EventBuffer
 from app.frame_choice import FrameForecast, nearest
 from app.sensors.contract import Events, Frame, Item
-from app.sensors.events import cut, empty, in_order, join, select
+from app.sensors.events import cut, empty, last_us
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Window:
     index: int
     start_us: int
     end_us: int
-    events: Events  # every event of the window (so far, when partial)
+    events: Events  # every event of the window (so far, when partial); `Runs` that are joined where they are used
     frames: tuple[WindowFrame, ...]  # the eight for the target, evenly spaced; empty when there are none
     unused_frames: tuple[Frame, ...]  # frames of the window that were not chosen
     resolution: tuple[int, int]
@@ -56,7 +57,8 @@ class Windower:
     Indices count from `first_index`. Memory: the items of the open windows, at most `max_events` events and one batch;
     over that the oldest events go, because the drafter looks at the newest, and are counted by the windows they were
     in. A frame belongs where the middle of its exposure lies. `frames_tell_time` is False where frames come from a
-    second device: they may then be ahead of the events and close nothing.
+    second device: they may then be ahead of the events and close nothing; or longer under way, and then a window waits
+    for those that it is to be given, as long as they still come, until sensor time is `frame_wait_us` past its end.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Windower:
         resolution: tuple[int, int],
         first_index: int = 0,
         frames_tell_time: bool = True,
+        frame_wait_us: int = 0,
         stream: bool = False,
     ) -> None:
         if not 0 < hop_us <= length_us:
@@ -81,22 +84,20 @@ class Windower:
         self._length_us, self._hop_us, self._lead_us = length_us, hop_us, lead_us
         self._num_frames, self._max_events, self._resolution = num_frames, max_events, resolution
         self._first_index, self._frames_tell_time = first_index, frames_tell_time
+        self._frame_wait_us, self._stream = 0 if frames_tell_time else frame_wait_us, stream
         self._first_us: int | None = None
-        self._forecast = FrameForecast() if stream else None
+        self._forecast = FrameForecast()
         self._led: Window | None = None  # the newest partial window whose draft is due
         self._now_us = 0  # the latest sensor time heard of, from an item or the clock
         self._next = 0  # grid position of the next window to close
         self._next_partial = 0
         self._given = first_index  # the index of the next window to close
-        self._runs: deque[Events] = deque()
-        self._buffered = 0  # events in _runs
-        self._last_event_us = 0
+        self._events = EventBuffer(max_events)
         self._frames: list[Frame] = []  # in time order
         self._gap = 0  # empty windows skipped since the last one given out
         self._over: Counter[int] = Counter()  # events dropped over the limit, by grid position of open windows
-        self.late_events = 0  # dropped: they ran backwards, or their window had closed
         self.late_frames = 0
-        self.slow_frames = 0  # the same, of a second device: longer under way than the events
+        self.slow_frames = 0  # the same, of a second device: longer under way than a window waits
         self.excess_events = 0  # dropped: over max_events
         self.empty_windows = 0  # skipped: nothing in them
         self.dropped_remainders = 0
@@ -106,15 +107,23 @@ class Windower:
         """The index of the next window to close."""
         return self._given
 
+    @property
+    def late_events(self) -> int:
+        """Dropped: they ran backwards, or their window had closed."""
+        return self._events.late
+
     def push(self, item: Item) -> list[Window]:
         """Take one run of events or one frame; the windows it closes, oldest first."""
         if isinstance(item, Events) and not len(item):
             return []
         if self._first_us is None:
             self._first_us = int(item.t[0]) if isinstance(item, Events) else item.middle_us
-            self._now_us = self._last_event_us = self._first_us
-        last_us = self._keep_events(item) if isinstance(item, Events) else self._keep_frame(item)
-        self._now_us = max(self._now_us, last_us)
+            self._now_us = self._first_us
+        if isinstance(item, Events):
+            self._events.keep(item, self._start(self._next))
+            self._now_us = max(self._now_us, self._events.last_us or self._now_us)
+        else:
+            self._keep_frame(item)
         windows = self._advance()
         self._limit()  # only now: events of the next window must not push out those of one that closes with them
         return windows + self._streamed() if isinstance(item, Frame) else windows
@@ -131,9 +140,8 @@ class Windower:
         windows: list[Window] = []
         if self._first_us is None:
             return windows
-        end_us = (
-            max(int(self._runs[-1].t[-1]) if self._runs else 0, self._frames[-1].middle_us if self._frames else 0) + 1
-        )
+        events_us = self._events.last_us if self._events.count else None
+        end_us = max(events_us or 0, self._frames[-1].middle_us if self._frames else 0) + 1
         while self._start(self._next) < end_us:
             start_us = self._start(self._next)
             have_us = end_us - start_us
@@ -145,41 +153,22 @@ class Windower:
             else:
                 note = f"shorter than configured: {have_us / 1e6:.3f} s of {self._length_us / 1e6:g} s"
                 windows += self._close(start_us, end_us, note)
-        self._runs.clear()
+        self._events.clear()
         self._frames.clear()
-        self._buffered = 0
         return windows
 
     def _start(self, position: int) -> int:
         return (self._first_us or 0) + position * self._hop_us
 
-    def _keep_events(self, events: Events) -> int:
-        """Keep what is in order and belongs to an open window; the latest sensor time in it."""
-        floor_us = max(self._last_event_us, self._start(self._next))
-        kept = in_order(events)
-        kept = cut(kept, floor_us, int(kept.t[-1]) + 1)
-        self.late_events += len(events) - len(kept)
-        if not len(kept):
-            return floor_us
-        self._last_event_us = int(kept.t[-1])
-        self._runs.append(kept)
-        self._buffered += len(kept)
-        return self._last_event_us
-
     def _limit(self) -> None:
         """Let the oldest events over the limit go, and count them for every open window they were in."""
-        while (over := self._buffered - self._max_events) > 0:
-            run = self._runs.popleft()
-            gone, rest = select(run, slice(over)), select(run, slice(over, None))
-            if len(rest):
-                self._runs.appendleft(rest)
-            self._buffered -= len(gone)
+        for gone in self._events.limit():
             self.excess_events += len(gone)
             last = (int(gone.t[-1]) - self._start(0)) // self._hop_us
             for position in range(self._next, last + 1):
                 self._over[position] += len(cut(gone, self._start(position), self._start(position) + self._length_us))
 
-    def _keep_frame(self, frame: Frame) -> int:
+    def _keep_frame(self, frame: Frame) -> None:
         """Frames may come somewhat after events of the same instant: any open window still takes them."""
         if frame.middle_us < self._start(self._next):
             if self._frames_tell_time:
@@ -188,20 +177,31 @@ class Windower:
                 self.slow_frames += 1
         else:
             insort(self._frames, frame, key=lambda f: f.middle_us)
-        if self._forecast:
-            self._forecast.observe(frame.middle_us)
-        return frame.middle_us if self._frames_tell_time else self._now_us
+        self._forecast.observe(frame.middle_us)
+        if self._frames_tell_time:
+            self._now_us = max(self._now_us, frame.middle_us)
 
     def _advance(self) -> list[Window]:
         """Close, and give out in part, whatever sensor time has passed, in the order of those instants."""
         windows: list[Window] = []
         while (end_us := self._start(self._next) + self._length_us) <= self._now_us:
             windows += self._partials(end_us)
+            if self._waits(end_us):
+                return windows
             windows += self._close(end_us - self._length_us, end_us)
             self._next += 1
             self._forget()
             self._skip_empty()
         return windows + self._partials(self._now_us)
+
+    def _waits(self, end_us: int) -> bool:
+        """Whether a frame is still under way that the window ending there is to be given."""
+        by_us = self._now_us - self._frame_wait_us
+        if by_us >= end_us or not self._frame_wait_us:
+            return False
+        start_us = end_us - self._length_us
+        times = [frame.middle_us for frame in self._frames[self._frame_at(start_us) : self._frame_at(end_us)]]
+        return self._forecast.awaited(times, start_us, end_us, self._num_frames, by_us)
 
     def _partials(self, until_us: int) -> list[Window]:
         """The partial windows whose instant is at or before `until_us`, unless sensor time has passed their end."""
@@ -244,7 +244,7 @@ class Windower:
 
     def _settled(self, start_us: int, end_us: int) -> tuple[WindowFrame, ...]:
         """The leading frames of an open window that are known already."""
-        if not self._forecast:
+        if not self._stream:
             return ()
         frames = self._frames[self._frame_at(start_us) : self._frame_at(end_us)]
         times = [frame.middle_us for frame in frames]
@@ -264,8 +264,8 @@ class Windower:
         self, start_us: int, until_us: int, end_us: int, index: int, partial: bool = False, notes: Sequence[str] = ()
     ) -> Window | None:
         """The window [start, end) with what lies before `until`; None when nothing does."""
-        closed_ns = time.monotonic_ns()  # before the events are joined: cutting is part of the latency
-        events = join([cut(run, start_us, until_us) for run in self._runs])
+        closed_ns = time.monotonic_ns()  # before anything is done about it: that is part of the latency
+        events = self._events.between(start_us, until_us)
         frames = self._frames[self._frame_at(start_us) : self._frame_at(until_us)]
         if not len(events) and not frames:
             return None
@@ -301,21 +301,19 @@ class Windower:
     def _forget(self) -> None:
         """Let go of what no open window holds."""
         start_us = self._start(self._next)
-        while self._runs and self._runs[0].t[-1] < start_us:
-            self._buffered -= len(self._runs.popleft())
+        self._events.forget(start_us)
         del self._frames[: self._frame_at(start_us)]
         for position in [position for position in self._over if position < self._next]:
             del self._over[position]
 
     def _skip_empty(self) -> None:
         """Go on to the first window that holds anything there is, or that sensor time has not passed yet."""
-        event_us = self._now_us
-        for run in self._runs:
-            later = cut(run, self._start(self._next), int(run.t[-1]) + 1)
-            if len(later):
-                event_us = int(later.t[0])
-                break
-        next_us = min(event_us, self._frames[0].middle_us if self._frames else self._now_us, self._now_us)
+        event_us = self._events.first_us(self._start(self._next))
+        next_us = min(
+            self._now_us if event_us is None else event_us,
+            self._frames[0].middle_us if self._frames else self._now_us,
+            self._now_us,
+        )
         skipped = max(0, (next_us - self._start(self._next) - self._length_us) // self._hop_us + 1)
         self._next += skipped
         self._gap += skipped
@@ -347,5 +345,5 @@ def drafter_events(window: Window, span_us: int) -> Events:
     """The last `span_us` of what a window holds: before its end, or before its last event where it is partial."""
     if not len(window.events):
         return window.events
-    end_us = int(window.events.t[-1]) + 1 if window.partial else window.end_us
+    end_us = last_us(window.events) + 1 if window.partial else window.end_us
     return cut(window.events, max(window.start_us, end_us - span_us), end_us)

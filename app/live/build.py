@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -40,6 +41,8 @@ from app.supervision.health import Health
 from app.supervision.http import StatusServer
 from app.supervision.systemd import state_folder
 from app.windows import Window, Windower
+
+SWITCH_S = 0.001  # until a thread that computes in Python makes way for the event loop; by default five times as long
 
 Opener = Callable[[threading.Event], Source]
 
@@ -92,6 +95,7 @@ async def run_service(config: Config, start: Start = Start()) -> bool:
 
     Raises ModelError, PublishError, ServeError, ServiceError.
     """
+    sys.setswitchinterval(SWITCH_S)
     config = override(config, replay={"speed": 1.0})  # a lead of wall time is one of sensor time
     with ExitStack() as stack:
         registry = CollectorRegistry()

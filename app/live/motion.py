@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.sensors.contract import Events, Frame
+from app.sensors.events import thinned
 
 COLUMNS, ROWS = 8, 6  # cells of the picture: coarse, so that two cameras need to be aligned only roughly
 CELLS = COLUMNS * ROWS
@@ -29,8 +30,8 @@ def event_cells(events: Events, resolution: tuple[int, int], bin_us: int = BIN_U
     if not len(events):
         return 0, np.zeros((0, CELLS), np.float32)
     step = max(1, -(-len(events) // MOST_EVENTS))
-    t, x, y = events.t[::step], events.x[::step].astype(np.int32), events.y[::step].astype(np.int32)
-    bins = t // bin_us
+    looked_at = thinned(events, step)
+    bins, x, y = looked_at.t // bin_us, looked_at.x.astype(np.int32), looked_at.y.astype(np.int32)
     near = bins > bins.max() - LONGEST_US // bin_us
     if not near.all():  # damaged times must not cost memory
         bins, x, y = bins[near], x[near], y[near]

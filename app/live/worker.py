@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -56,8 +57,8 @@ class ModelWorker:
 
     async def start(self) -> None:
         """Load the models. Raises ModelError."""
-        self._captioner = await self._call(self._load)
-        self._configured = self._captioner.settings.question
+        await self._call(self._load_models)
+        self._configured = self.captioner.settings.question
         self._health.set("model", OK)
 
     async def caption(self, window: Window, camera: str, show_draft: ShowDraft) -> Caption:
@@ -161,6 +162,16 @@ class ModelWorker:
     def _reload(self) -> None:
         if self._captioner is not None:
             self._captioner.close()
-        self._captioner = self._load()
+        self._load_models()
         if self._question is not None:
-            self._captioner.set_question(self._question)
+            self.captioner.set_question(self._question)
+
+    def _load_models(self) -> None:
+        """What is there then stays: the garbage collector looks through it now, and not while windows come.
+
+        A full collection of all that the libraries have made stops every thread for some 40 ms.
+        """
+        gc.unfreeze()
+        self._captioner = self._load()
+        gc.collect()
+        gc.freeze()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -12,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.sensors.contract import Events, Frame, Item
-from app.sensors.events import join
+from app.sensors.events import Runs
 from app.windows import Window, Windower, choose_frames, drafter_events
 
 LENGTH = 1000
@@ -31,18 +29,16 @@ def windower(length: int = LENGTH, hop: int = LENGTH, **options: int) -> Windowe
     return Windower(length, hop, resolution=(4, 4), **options)
 
 
-def test_cutting_counts_after_the_close(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cutting_copies_nothing_and_whoever_wants_the_events_in_one_piece_joins_them() -> None:
     cutter = windower()
-    cutter.push(events(0, 1))
-    joined_ns: list[int] = []
-
-    def watched(runs: Sequence[Events]) -> Events:
-        joined_ns.append(time.monotonic_ns())
-        return join(runs)
-
-    monkeypatch.setattr("app.windows.join", watched)
+    for t in range(0, LENGTH, 100):
+        cutter.push(events(t, t + 99))
     (window,) = cutter.push(events(LENGTH))
-    assert window.closed_ns <= joined_ns[0]
+    assert isinstance(window.events, Runs)
+    assert (len(window.events), len(window.events.runs)) == (20, 10)
+    assert drafter_events(window, 150).t.tolist() == [899, 900, 999]
+    assert len(window.events.runs) == 10, "the drafter's part is joined, not the whole"
+    assert window.events.t.tolist() == [t for k in range(0, LENGTH, 100) for t in (k, k + 99)]
 
 
 def run(cutter: Windower, items: list[Item]) -> list[Window]:
@@ -211,7 +207,7 @@ def test_every_event_of_a_window_is_in_it_or_counted_as_dropped(
         of_it = [t for t in times if window.start_us <= t < window.end_us]
         assert len(window.events) + window.dropped_events == len(of_it)
         assert window.events.t.tolist() == of_it[window.dropped_events :], "the newest are kept"
-        assert cutter._buffered <= most
+        assert cutter._events.count <= most
 
 
 def test_a_frame_belongs_where_the_middle_of_its_exposure_lies() -> None:
@@ -230,12 +226,74 @@ def test_frames_of_a_second_device_close_no_window_ahead_of_the_events() -> None
     assert (cutter.late_events, cutter.late_frames, cutter.slow_frames) == (0, 0, 1)
 
 
+def two_devices(frame_wait_us: int, delay_us: int, **options: int) -> list[Window]:
+    """Three windows of events every 10 µs and frames every 100 µs that come `delay_us` later."""
+    cutter = windower(frames_tell_time=False, frame_wait_us=frame_wait_us, **options)
+    windows: list[Window] = []
+    for t in range(0, 3000 + delay_us + 100, 10):
+        windows += cutter.push(events(t))
+        at = t - delay_us
+        if at >= 0 and at % 100 == 0:
+            windows += cutter.push(frame(at))
+    return [window for window in windows if not window.partial][:3]
+
+
+def chosen(window: Window) -> list[int]:
+    return [chosen.frame.t_us for chosen in window.frames]
+
+
+@pytest.mark.parametrize("hop", [1000, 400])
+def test_a_window_waits_for_the_frames_that_it_is_to_be_given(hop: int) -> None:
+    at_once = two_devices(0, 0, hop=hop)
+    waited = two_devices(300, 250, hop=hop)
+    assert [chosen(window) for window in waited] == [chosen(window) for window in at_once]
+    assert [window.events.t.tolist() for window in waited] == [window.events.t.tolist() for window in at_once]
+    assert [chosen(window) for window in two_devices(0, 250, hop=hop)] != [chosen(window) for window in at_once]
+
+
+def test_a_window_waits_for_no_frame_that_changes_nothing() -> None:
+    cutter = windower(frames_tell_time=False, frame_wait_us=300)
+    cutter.push(events(0))
+    for t in range(0, 950, 100):
+        cutter.push(frame(t))
+    assert [window.end_us for window in cutter.push(events(1000))] == [1000]
+
+
+def test_a_window_waits_no_longer_than_it_is_told_to() -> None:
+    cutter = windower(frames_tell_time=False, frame_wait_us=300)
+    cutter.push(events(0))
+    for t in range(0, 850, 100):
+        cutter.push(frame(t))
+    assert cutter.push(events(1000, 1290)) == []
+    assert chosen(cutter.tick(1300)[0])[-1] == 800
+    assert cutter.push(frame(900)) == []
+    assert cutter.slow_frames == 1
+
+
+def test_a_camera_that_gives_no_more_frames_is_not_waited_for() -> None:
+    cutter = windower(frames_tell_time=False, frame_wait_us=300)
+    for t in range(0, 450, 100):
+        cutter.push(frame(t))
+    cutter.push(events(0, 999))
+    assert [window.end_us for window in cutter.push(events(1000))] == [1000]
+    assert [window.end_us for window in cutter.push(events(2000))] == [2000]
+
+
+def test_a_draft_ahead_is_not_begun_before_the_window_that_waits_has_closed() -> None:
+    cutter = windower(lead_us=950, frames_tell_time=False, frame_wait_us=300)
+    cutter.push(events(0))
+    for t in range(0, 850, 100):
+        cutter.push(frame(t))
+    assert cutter.push(events(1040, 1100)) == []
+    assert [(window.start_us, window.partial) for window in cutter.push(frame(900))] == [(0, False), (1000, True)]
+
+
 def test_memory_is_bounded_by_the_open_windows() -> None:
     cutter = windower(hop=250)
     for t in range(0, 100_000, 10):
         cutter.push(events(t))
         cutter.push(frame(t))
-        assert len(cutter._runs) <= 101
+        assert len(cutter._events) <= 101
         assert len(cutter._frames) <= 101
 
 
