@@ -92,7 +92,7 @@ class DecodingConfig(Section):
         title="Prefill",
         description="When the target takes the frames in: each as it comes (streaming), so that at a window's end only "
         "the last is left to do, or all when the window has closed (whole). Whole in any case with a target that "
-        "attends over time, with several cameras, while the frame rate is not known, and at speed max.",
+        "attends over time, while the frame rate is not known, and at speed max.",
     )
     max_new_tokens: int = Field(
         default=64, ge=1, le=1024, title="Longest caption", description="Tokens at most a caption."
@@ -183,8 +183,9 @@ class WindowsConfig(Section):
         ge=0,
         le=2_000,
         title="Wait for frames",
-        description="How long after its end, in ms, a window waits at most for the frames it is to be given, where they "
-        "come from another device than the events and are longer under way. It waits for none that changes nothing.",
+        description="How long after its end, in ms, a window waits at most for the frames it is to be given, where "
+        "they come from another device than the events and are longer under way. It waits for none that changes "
+        "nothing.",
     )
 
     @model_validator(mode="after")

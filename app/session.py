@@ -119,22 +119,20 @@ def load_captioner(config: Config) -> Captioner:
     return Captioner(drafter, target, settings, more_targets=load_more_targets(config))
 
 
-def make_windower(
-    config: Config, captioner: Captioner, info: SourceInfo, first_index: int = 0, ahead: bool = True
-) -> Windower:
-    """Cuts as configured; with partial windows where something is done before a window closes and `ahead` lets it."""
+def make_windower(config: Config, captioner: Captioner, info: SourceInfo, first_index: int = 0) -> Windower:
+    """Cuts as configured; with partial windows where something is done before a window closes."""
     windows = config.windows
     return Windower(
         windows.length_ms * 1000,
         windows.hop_ms * 1000,
         windows.frames,
-        sensor_lead_us(config, captioner.lead_ms) if captioner.drafts_ahead and ahead else 0,
+        sensor_lead_us(config, captioner.lead_ms) if captioner.drafts_ahead else 0,
         windows.max_events,
         resolution=info.resolution,
         first_index=first_index,
         frames_tell_time=info.one_clock,
         frame_wait_us=windows.frame_wait_ms * 1000,
-        stream=captioner.streams and ahead and config.replay.speed != "max",
+        stream=captioner.streams and config.replay.speed != "max",
     )
 
 

@@ -38,6 +38,7 @@ class Window:
     draft_due: bool = True  # of a partial one: `lead` before its end, or later; its events are those until then
     notes: tuple[str, ...] = ()  # what a reader should know: "frames repeated", "shorter than configured", …
     dropped_events: int = 0  # events of the window that were let go for the limit, the oldest
+    ends_ns: int = 0  # live, of a partial one: monotonic instant of its end, as the quickest arrivals have it
     lag_ms: float = 0.0  # live: from its end, as the quickest arrivals have it, until it closed: time lost on the way
 
 

@@ -136,10 +136,9 @@ def build(config: Config, start: Start, registry: CollectorRegistry) -> tuple[Se
         if start.sources
         else {name: _opener(camera) for name, camera in config.cameras.items()}
     )
-    alone = len(named) == 1
 
     def windower(info: SourceInfo, first: int) -> Windower:
-        return make_windower(config, worker.captioner, info, first_index=first, ahead=alone)
+        return make_windower(config, worker.captioner, info, first_index=first)
 
     def camera(name: str, opener: Opener) -> Callable[[Callable[[str, Window], None]], Camera]:
         settings = config.service

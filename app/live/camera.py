@@ -279,9 +279,10 @@ class Camera:
     def _give(self, windows: list[Window]) -> None:
         line = self._arrival.line
         for window in windows:
-            if line is not None and not window.partial:
-                lag_ms = (window.closed_ns / 1000 - line.host_us(window.end_us)) / 1000
-                window = replace(window, lag_ms=round(max(0.0, lag_ms), 1))
+            if line is not None:
+                ends_us = line.host_us(window.end_us)
+                lag_ms = 0.0 if window.partial else (window.closed_ns / 1000 - ends_us) / 1000
+                window = replace(window, ends_ns=round(ends_us * 1000), lag_ms=round(max(0.0, lag_ms), 1))
             self._on_window(self.name, window)
 
     def _tell(self, name: str, state: str, reason: str | None = None) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -10,6 +12,7 @@ from typing import Generic, TypeVar
 from app.windows import Window
 
 MOST_ASKS = 4
+OVERDUE_NS = 500_000_000  # a window that has not closed so long after its end: its camera may be gone
 
 A = TypeVar("A")
 
@@ -32,12 +35,17 @@ class Turn:
 
 
 class Scheduler(Generic[A]):
-    """Holds the newest closed window of each camera, its newest partial one, and a few asks. Used from one loop."""
+    """Holds the newest closed window of each camera, its newest partial one, and a few asks. Used from one loop.
+
+    A model has one cache: ahead of its end, only the window that ends first is worked on, until it has closed.
+    """
 
     def __init__(self, cameras: list[str]) -> None:
         self._order: deque[str] = deque(cameras)  # the camera served longest ago is first
         self._closed: dict[str, Window] = {}
         self._partial: dict[str, Window] = {}
+        self._open: dict[str, int] = {}  # when the window ends that each camera gave out in part, monotonic ns
+        self._ahead: str | None = None  # the camera whose open window is in the caches
         self._asks: deque[A] = deque()
         self._changed = asyncio.Event()
 
@@ -45,9 +53,10 @@ class Scheduler(Generic[A]):
         """Add a window; the closed one that was pushed out for it, if any."""
         self._changed.set()
         if window.partial:
-            self._partial[camera] = window
+            self._partial[camera], self._open[camera] = window, window.ends_ns
             return None
         self._partial.pop(camera, None)  # too late to draft ahead of it
+        self._open.pop(camera, None)
         pushed_out = self._closed.get(camera)
         self._closed[camera] = window
         return pushed_out
@@ -77,17 +86,28 @@ class Scheduler(Generic[A]):
         left = [Turn(camera, window) for camera, window in self._closed.items()]
         self._closed.clear()
         self._partial.clear()
+        self._open.clear()
         self._asks.clear()
         return left
 
     def _take(self) -> A | Turn | None:
         if self._asks:
             return self._asks.popleft()
-        for waiting in (self._closed, self._partial):
-            for camera in self._order:
-                if (window := waiting.pop(camera, None)) is not None:
-                    if waiting is self._closed:
-                        self._order.remove(camera)
-                        self._order.append(camera)
-                    return Turn(camera, window)
-        return None
+        for camera in self._order:
+            if (window := self._closed.pop(camera, None)) is not None:
+                self._order.remove(camera)
+                self._order.append(camera)
+                self._ahead = None  # the caches are the closed window's now
+                return Turn(camera, window)
+        first = self._ends_first()
+        window = self._partial.pop(first, None) if first else None
+        return Turn(first, window) if first and window else None
+
+    def _ends_first(self) -> str | None:
+        """The camera whose open window may be worked on; the same one until its window has closed, or should have."""
+        overdue_ns = time.monotonic_ns() - OVERDUE_NS
+        still_open = {camera: ends_ns for camera, ends_ns in self._open.items() if ends_ns > overdue_ns} or self._open
+        if self._ahead not in still_open:
+            by_end = sorted(self._order, key=lambda camera: still_open.get(camera, sys.maxsize))
+            self._ahead = by_end[0] if still_open else None
+        return self._ahead

@@ -274,21 +274,20 @@ def test_the_pipeline_streams_a_source_in_real_time_and_says_the_same(captioner:
 
 
 @pytest.mark.parametrize(
-    ("sections", "ahead", "streams"),
+    ("sections", "streams"),
     [
-        ({}, True, True),
-        ({"decoding": {"prefill": "whole"}}, True, False),
-        ({"replay": {"speed": "max"}}, True, False),  # no time passes in which anything could be done ahead
-        ({}, False, False),  # another camera shares the target's cache
+        ({}, True),
+        ({"decoding": {"prefill": "whole"}}, False),
+        ({"replay": {"speed": "max"}}, False),  # no time passes in which anything could be done ahead
     ],
 )
-def test_frames_are_streamed_where_there_is_time_and_one_camera(
-    tiny_pair: Pair, costs: Costs, sections: dict[str, dict[str, str]], ahead: bool, streams: bool
+def test_frames_are_streamed_where_there_is_time(
+    tiny_pair: Pair, costs: Costs, sections: dict[str, dict[str, str]], streams: bool
 ) -> None:
     config = override(Config(), **sections)
     captioner = Captioner(*tiny_pair, captioner_settings(config, demo=True), costs=costs)
     try:
-        cutter = make_windower(config, captioner, SourceInfo("camera", (60, 40), True, True, True), ahead=ahead)
+        cutter = make_windower(config, captioner, SourceInfo("camera", (60, 40), True, True, True))
         partial = [window for item in street(2, 10) for window in cutter.push(item) if window.partial]
     finally:
         captioner.close()

@@ -13,7 +13,8 @@ from app.live.alignment import UNSEEN_US, Alignment
 from app.live.arrival import ArrivalClock
 from app.live.motion import match
 from app.publishing.payloads import Sync
-from app.sensors.contract import Events, Frame
+from app.sensors.contract import Events, Frame, Item
+from app.windows import Window, Windower
 from tests.app.live.two_devices import BOOT_US, EPOCH_US, HEIGHT, MS, WIDTH, TwoDevices
 
 LOOK_NS = 1_000_000_000
@@ -52,6 +53,34 @@ def test_an_injected_offset_is_found_within_5_ms_and_a_drift_within_20_ppm(
     assert abs(sync.drift_ppm - drift_ppm) <= 20
     assert abs(sync.offset_us - devices.offset_at_us(45e6)) <= sync.uncertainty_us
     assert abs(sync.drift_ppm - drift_ppm) <= sync.drift_uncertainty_ppm
+
+
+def test_a_window_waits_for_the_frames_of_a_slow_camera_once_the_offset_is_known() -> None:
+    devices = TwoDevices(7, 40_000, 100.0, seconds=20, transport_us=90_000)
+    alignment, looked_ns = Alignment((WIDTH, HEIGHT)), 0
+    cutters = [
+        Windower(10**6, 10**6, resolution=(WIDTH, HEIGHT), frames_tell_time=False, frame_wait_us=wait_us)
+        for wait_us in (0, 200_000)
+    ]
+    windows: list[list[Window]] = [[], []]
+    for arrived_ns, item in devices.items():
+        if isinstance(item, Events):
+            alignment.events(item, arrived_ns)
+            aligned: Item | None = item
+        else:
+            aligned = alignment.frame(item, arrived_ns)
+        if aligned is not None:
+            for cutter, cut in zip(cutters, windows, strict=True):
+                cut += cutter.push(aligned)
+        if arrived_ns - looked_ns > LOOK_NS:
+            looked_ns = arrived_ns
+            if (motion := alignment.motion()) is not None:
+                alignment.matched(motion, match(motion))
+    ideal_us, period_us = 10**6 * 15 // 16, 10**6 // 30
+    off_us = [
+        max(abs(window.frames[-1].frame.t_us - window.start_us - ideal_us) for window in cut[13:18]) for cut in windows
+    ]
+    assert off_us[1] <= period_us / 2 + 1000 < off_us[0]
 
 
 def test_a_still_scene_tells_the_drift_and_says_how_little_it_knows_of_the_offset() -> None:

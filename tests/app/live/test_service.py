@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
 import time
 import urllib.request
@@ -233,6 +234,7 @@ def test_a_failing_model_costs_windows_then_is_loaded_anew(load: Load, tmp_path:
     assert len(made) == 2
     assert service.counts["front"].dropped["failed"] == 3
     assert service.worker.budget.total == 1
+    assert gc.get_freeze_count(), "the collector does not look through the models while windows come"
 
 
 def test_a_model_that_always_fails_ends_the_service(load: Load, tmp_path: Path) -> None:

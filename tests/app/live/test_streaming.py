@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +15,13 @@ from prometheus_client import CollectorRegistry
 
 from app.captioner import Captioner, CaptionerSettings, measure_costs
 from app.live.build import Start, build
-from app.live.scheduler import Scheduler
+from app.live.scheduler import Scheduler, Turn
 from app.live.worker import ModelWorker
+from app.records import Caption
 from app.supervision.health import Health
 from app.windows import Window
 from models.bundle import VisionLanguageModel
-from tests.app.live.feed import Feed, Switch, configuration, serving
+from tests.app.live.feed import Feed, Switch, configuration, serving, until
 from tests.app.live.test_service import payloads
 from tests.app.publishing.listener import Listener, listening
 from tests.app.publishing.schema_check import validate
@@ -93,6 +95,75 @@ def test_what_waits_for_the_models_is_told_from_windows_that_are_open() -> None:
         return [*seen, scheduler.urgent]
 
     assert asyncio.run(scenario()) == [False, True, False]
+
+
+def open_until(window: Window, ends_ms: int) -> Window:
+    return replace(window, partial=True, ends_ns=time.monotonic_ns() + ends_ms * 1_000_000)
+
+
+def test_of_several_cameras_the_window_that_ends_first_has_the_caches_until_it_closes(
+    tiny_window: Callable[..., Window],
+) -> None:
+    async def scenario() -> list[str]:
+        scheduler: Scheduler[str] = Scheduler(["front", "rear"])
+        turns: list[str] = []
+
+        async def take() -> None:
+            turn = await asyncio.wait_for(scheduler.next(), 5.0)
+            assert isinstance(turn, Turn)
+            turns.append(f"{turn.camera} {'open' if turn.window.partial else 'closed'}")
+
+        scheduler.offer("front", open_until(tiny_window(0), 900))
+        scheduler.offer("rear", open_until(tiny_window(0), 500))
+        await take()
+        scheduler.offer("front", open_until(tiny_window(0), 400))  # its clock is known better now
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(scheduler.next(), 0.01)
+        scheduler.offer("rear", open_until(tiny_window(0), 500))
+        await take()
+        scheduler.offer("rear", tiny_window(0))
+        await take()
+        await take()
+        scheduler.offer("rear", open_until(tiny_window(1), -600))  # should have closed: its camera may be gone
+        scheduler.offer("front", tiny_window(0))
+        scheduler.offer("front", open_until(tiny_window(1), 900))
+        await take()
+        await take()
+        return turns
+
+    assert asyncio.run(scenario()) == [
+        *("rear open", "rear open", "rear closed", "front open", "front closed", "front open"),
+    ]
+
+
+def test_two_cameras_are_streamed_in_turn_and_say_what_they_would_say_alone(tiny_pair: Pair, tmp_path: Path) -> None:
+    costs = measure_costs(*tiny_pair, SETTINGS)
+    said: dict[tuple[str, int], tuple[Window, Caption]] = {}
+
+    def load() -> Captioner:
+        captioner = Captioner(*tiny_pair, SETTINGS, costs=costs)
+        made = captioner.caption
+
+        def caption(window: Window, camera: str = "") -> Caption:
+            said[camera, window.index] = window, made(window, camera)
+            return said[camera, window.index][1]
+
+        captioner.caption = caption  # type: ignore[method-assign]
+        return captioner
+
+    def streamed(camera: str) -> int:
+        return sum(caption.stats.streamed_frames > 0 for (name, _), (_, caption) in said.items() if name == camera)
+
+    async def scenario() -> None:
+        config = configuration(tmp_path, None, decoding={"lead_ms": 100.0})
+        async with serving(config, load, front=Switch(), rear=Switch()):
+            await until(lambda: min(streamed("front"), streamed("rear")) >= 2)
+
+    asyncio.run(scenario())
+    alone = Captioner(*tiny_pair, replace(SETTINGS, strategy="autoregressive", streaming=False), costs=costs)
+    for window, caption in said.values():
+        assert caption.token_ids == alone.caption(window).token_ids
+    alone.close()
 
 
 def test_a_failure_ahead_of_a_window_costs_no_caption(tiny_pair: Pair, tiny_window: Callable[..., Window]) -> None:
