@@ -40,7 +40,8 @@ class StoredTensor:
             raise ModelError(
                 f"{place(self.file)}: tensor {self.name} is {self.dtype}; float16, bfloat16 or float32 expected"
             )
-        return np.memmap(self.file, _NUMPY[self.dtype], "r", self.offset, self.shape)
+        mapped = np.memmap(self.file, _NUMPY[self.dtype], "r", self.offset, self.shape)
+        return np.asarray(mapped)  # plain: looking rows up in a memmap runs its Python code each time
 
     def read(self) -> NDArray[np.float32]:
         """The values as float32, in memory of their own. (Mapped pages would count as the process's memory.)"""

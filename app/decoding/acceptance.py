@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,8 +12,7 @@ from app.decoding.tree import ROOT, TokenTree
 from models.runtimes.contract import Floats
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """`accepted` leading drafts stand; `bonus` is the target's own token after them."""
 
     accepted: int

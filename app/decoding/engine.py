@@ -162,7 +162,7 @@ class Engine:
         stage: `prefill` (the last chunk, perhaps with drafts), `verify` or `decode`. `hidden` leading drafts cost the
         caption no time.
         """
-        rows = len(self.target.pending) + len(drafts)
+        rows = self.target.unfed + len(drafts)
         places = self._places(job) if stage == "prefill" else {}
         with job.recorder.span(stage, "target", tokens=rows, drafts=len(drafts), **places):
             logits = self.target.forward(drafts, self.target_threads(stage))
@@ -189,7 +189,7 @@ class Engine:
         """
         if stage == "prefill" and not tree.is_chain:  # the mask grows with the rows: only the prompt's tail is in it
             self.feed_target(self.rows_before_tail, job, self.target_threads(stage))
-        rows = len(self.target.pending) + len(tree)
+        rows = self.target.unfed + len(tree)
         places = self._places(job) if stage == "prefill" else {}
         with job.recorder.span(stage, "target", tokens=rows, drafts=len(tree), **places):
             logits = self.target.forward_tree(tree, self.target_threads(stage))
@@ -217,8 +217,9 @@ class Engine:
         costs = self.guard.costs
         if self.sharing:
             return costs.overlap_threads[0]
-        phases = {"encode": costs.target_encode, "prefill": costs.target_prefill}
-        return phases.get(stage, costs.target_step).threads
+        if stage == "encode":
+            return costs.target_encode.threads
+        return (costs.target_prefill if stage == "prefill" else costs.target_step).threads
 
     def draft_limit(self, wanted: int, transcript: Transcript) -> int:
         """`wanted` drafts, less what neither the caption nor the target's cache has room for."""
@@ -226,7 +227,7 @@ class Engine:
 
     def row_limit(self, wanted: int) -> int:
         """`wanted` rows of drafts, less what the target's cache has no room for."""
-        return max(0, min(wanted, self.model.decoder.s_max - self.target.length - len(self.target.pending)))
+        return max(0, min(wanted, self.model.decoder.s_max - self.target.length - self.target.unfed))
 
     def finish(self, transcript: Transcript, *, drafted: bool) -> None:
         """Learn from a finished caption: the guard, and the camera's history.

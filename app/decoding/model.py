@@ -38,15 +38,17 @@ class LanguageModel(Protocol):
 class CachedSequence:
     """The rows of one sequence in a model's cache, and the rows that are still to be fed.
 
-    `length` cache rows are valid; `pending` [P, D] are the embeddings that follow them. Every forward pass feeds the
-    pending rows first, so prefill, decode and verification are one operation with different pending rows.
+    `length` cache rows are valid; `pending` [P, D] are the embeddings that follow them, and `following` the tokens
+    behind those. Every forward pass feeds both first, so prefill, decode and verification are one operation.
     """
 
     def __init__(self, model: LanguageModel) -> None:
         self.model = model
         self.length = 0
         self.pending: Floats = np.empty((0, model.decoder.width), np.float32)
+        self.following: list[int] = []
         self.begun = 0  # sequences so far: tells whether the cache is still of the same one
+        self._places: Ints = np.arange(model.decoder.s_max)
         self._head: tuple[int, ...] = ()  # of the current sequence
         self._cached_head: tuple[int, ...] = ()  # whose rows are in the cache
 
@@ -65,8 +67,7 @@ class CachedSequence:
             self.truncate(len(prompt.head_ids) + kept)
         else:
             self.open(prompt.head_ids)
-        self.append(visual)
-        self.append(self._embed(prompt.tail_ids))
+        self.pending = np.concatenate([self.pending, visual, self._embed(prompt.tail_ids)])
 
     def open(self, head: tuple[int, ...]) -> None:
         """Start a sequence of which only the head is known yet; it is pending unless it is cached."""
@@ -77,13 +78,19 @@ class CachedSequence:
         else:
             self.length, self._cached_head = 0, ()
             self.pending = self._embed(head)
+        self.following = []
 
     def append(self, rows: Floats) -> None:
         """Put embeddings [T, D] behind what is pending."""
         self.pending = np.concatenate([self.pending, rows])
 
     def _embed(self, ids: Sequence[int]) -> Floats:
-        return self.model.decoder.embed(np.asarray(ids, np.int64))
+        return self.model.decoder.embed(np.array(ids, np.int64))
+
+    @property
+    def unfed(self) -> int:
+        """Rows that the next pass feeds before its drafts."""
+        return len(self.pending) + len(self.following)
 
     def feed(self, count: int, threads: int) -> None:
         """Prefill chunk: put the first `count` pending rows into the cache, asking for no logits."""
@@ -98,14 +105,11 @@ class CachedSequence:
         The pending rows become valid; the drafts are in the cache, yet not valid until `advance` accepts them. With
         nothing pending there is no first row of logits.
         """
-        count = len(self.pending)
-        rows = self.pending
-        if drafts:
-            rows = np.concatenate([rows, self.model.decoder.embed(np.asarray(drafts, np.int64))])
-        wanted: Ints = np.arange(max(0, count - 1), count + len(drafts), dtype=np.int64)
+        count = self.unfed
+        rows, wanted = self._rows(drafts)
         logits = self.model.decoder.forward(rows, self.length, wanted, threads)
         self._grow(count)
-        self.pending = self.pending[:0]
+        self.pending, self.following = self.pending[:0], []
         return logits
 
     def forward_tree(self, tree: TokenTree, threads: int) -> Floats:
@@ -115,14 +119,22 @@ class CachedSequence:
         """
         if tree.is_chain:
             return self.forward(tree.tokens, threads)
-        decoder, count = self.model.decoder, len(self.pending)
-        rows = np.concatenate([self.pending, decoder.embed(np.asarray(tree.tokens, np.int64))])
-        positions = np.concatenate([np.arange(count), count + tree.positions()]) + self.length
-        wanted: Ints = np.arange(max(0, count - 1), count + len(tree), dtype=np.int64)
-        logits = decoder.forward_tree(rows, positions, tree.mask(count), self.length, wanted, threads)
+        count = self.unfed
+        rows, wanted = self._rows(tree.tokens)
+        behind = self.length + count
+        positions: Ints = np.array([*range(self.length, behind), *(behind + depth for depth in tree.depths)], np.int64)
+        logits = self.model.decoder.forward_tree(rows, positions, tree.mask(count), self.length, wanted, threads)
         self._grow(count)
-        self.pending = self.pending[:0]
+        self.pending, self.following = self.pending[:0], []
         return logits
+
+    def _rows(self, drafts: Sequence[int]) -> tuple[Floats, Ints]:
+        """The embeddings [unfed + drafts, D] of a pass, and its rows that want logits: the last unfed and each draft."""
+        rows, count = self.pending, self.unfed
+        if self.following or drafts:
+            tokens = self._embed([*self.following, *drafts])
+            rows = np.concatenate([rows, tokens]) if len(rows) else tokens
+        return rows, self._places[max(0, count - 1) : count + len(drafts)]
 
     def _grow(self, count: int) -> None:
         self.length += count
@@ -132,12 +144,12 @@ class CachedSequence:
     def advance(self, accepted: int, following: Sequence[int]) -> None:
         """Keep the first `accepted` drafts of the last forward pass and put `following` ids behind them as pending."""
         self.length += accepted
-        self.pending = self.model.decoder.embed(np.asarray(following, np.int64))
+        self.pending, self.following = self.pending[:0], list(following)
 
     def advance_path(self, path: Sequence[int], following: Sequence[int]) -> None:
         """`advance` after `forward_tree`: keep the rows of the accepted nodes, which move together."""
         if list(path) != list(range(len(path))):
-            self.model.decoder.compact(self.length, np.asarray(path, np.int64))
+            self.model.decoder.compact(self.length, np.array(path, np.int64))
         self.advance(len(path), following)
 
     def truncate(self, length: int) -> None:
@@ -145,4 +157,4 @@ class CachedSequence:
         if length > self.length:
             raise ValueError(f"cannot truncate {self.length} cache rows to {length}")
         self.length = length
-        self.pending = self.pending[:0]
+        self.pending, self.following = self.pending[:0], []

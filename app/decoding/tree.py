@@ -10,8 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from models.runtimes.contract import Ints
-
 ROOT = -1  # the verified text: the last row before the tree
 
 
@@ -24,6 +22,8 @@ class TokenTree:
         self.parents: list[int] = []  # node, or ROOT
         self.depths: list[int] = []  # 0: may follow the verified text
         self.hidden: list[bool] = []  # it cost the caption no time
+        self.depth = 0  # tokens of the longest draft
+        self._sees: list[int] = []  # bit n: itself or an ancestor of it is node n
         self._children: dict[tuple[int, int], int] = {}
 
     def __len__(self) -> int:
@@ -38,8 +38,11 @@ class TokenTree:
                 return None
             self.tokens.append(token)
             self.parents.append(parent)
-            self.depths.append(0 if parent == ROOT else self.depths[parent] + 1)
+            depth = 0 if parent == ROOT else self.depths[parent] + 1
+            self.depths.append(depth)
+            self.depth = max(self.depth, depth + 1)
             self.hidden.append(hidden)
+            self._sees.append(1 << node if parent == ROOT else self._sees[parent] | 1 << node)
             self._children[parent, token] = node
         elif hidden:
             self.hidden[node] = True
@@ -78,28 +81,14 @@ class TokenTree:
         return nodes
 
     @property
-    def depth(self) -> int:
-        """Tokens of the longest draft."""
-        return 1 + max(self.depths, default=-1)
-
-    @property
     def is_chain(self) -> bool:
         """One draft without branches: the causal form of the pass will do."""
         return self.depth == len(self.tokens)
 
-    def positions(self) -> Ints:
-        """[N]: a node's position, counted from the first row behind the verified text."""
-        return np.asarray(self.depths, np.int64)
-
     def mask(self, before: int = 0) -> NDArray[np.bool_]:
         """[before + N, before + N]: what each row sees of the pass; `before` rows of a chain lead to the root."""
-        rows = before + len(self.tokens)
-        seen = np.zeros((rows, rows), np.bool_)
-        seen[:before, :before] = np.tri(before, dtype=np.bool_)
-        seen[before:, :before] = True
-        for node, parent in enumerate(self.parents):
-            row = before + node
-            if parent != ROOT:
-                seen[row, before:row] = seen[before + parent, before:row]
-            seen[row, row] = True
-        return seen
+        rows = [(1 << row + 1) - 1 for row in range(before)]
+        rows += [sees << before | (1 << before) - 1 for sees in self._sees]
+        size = -(-len(rows) // 8)  # bytes of a row, one bit a node
+        bits = np.frombuffer(b"".join(row.to_bytes(size, "little") for row in rows), np.uint8).reshape(len(rows), size)
+        return np.unpackbits(bits, axis=1, count=len(rows), bitorder="little").view(np.bool_)

@@ -12,7 +12,6 @@ from dataclasses import replace
 from threading import Condition
 from typing import Self
 
-import numpy as np
 import structlog
 
 from app.decoding.engine import Engine, Job
@@ -78,7 +77,7 @@ class Slot:
         sequence, common = self.sequence, common_prefix(self._fed, task.text[: task.start - 1])
         sequence.truncate(self._prompt_rows + common)
         self._fed = task.text[:common]
-        sequence.pending = sequence.model.decoder.embed(np.asarray(task.text[common : task.start], np.int64))
+        sequence.advance(0, task.text[common : task.start])
         logits = sequence.forward(task.text[task.start :], threads)
         sequence.advance(len(task.text) - task.start, ())
         self._fed = task.text

@@ -97,6 +97,7 @@ class OnnxDecoder:
         self.s_max, self.width, self.vocabulary = sizes.s_max, sizes.width, sizes.vocabulary
         self._causal, self._tree = Sessions(folder / "decoder.onnx"), Sessions(folder / "decoder_tree.onnx")
         self._embedding, self._table = embedding, embedding.map()
+        self._places: Ints = np.arange(sizes.s_max)
         # One array, so that `compact` is one assignment; each layer's cache [1, Hkv, S_max, Dh] is a part of it.
         self._caches = np.zeros((2 * sizes.layers, 1, sizes.kv_heads, sizes.s_max, sizes.head_dim), sizes.cache)
         self._calls: OrderedDict[tuple[bool, int, int, int], _Call] = OrderedDict()
@@ -110,8 +111,8 @@ class OnnxDecoder:
         tokens = fitting(self, embeddings, length)
         call = self._call(False, tokens, len(rows), threads)
         inputs = call.inputs
-        np.copyto(inputs["embeddings"], embeddings)
-        np.add(call.steps, length, out=inputs["positions"])
+        inputs["embeddings"][:] = embeddings
+        inputs["positions"][:] = self._places[length : length + tokens]
         inputs["write"][0], inputs["valid"][0] = length, length + tokens
         inputs["rows"][:] = rows
         return call.run()
@@ -123,7 +124,7 @@ class OnnxDecoder:
         tokens = fitting(self, embeddings, length)
         call = self._call(True, tokens, len(rows), threads)
         inputs = call.inputs
-        np.copyto(inputs["embeddings"], embeddings)
+        inputs["embeddings"][:] = embeddings
         inputs["positions"][:] = positions
         inputs["write"][0] = length
         inputs["rows"][:] = rows
@@ -184,7 +185,6 @@ class _Call:
         view: tuple[str, tuple[int, ...], type],
     ) -> None:
         name, shape, kind = view
-        self.steps = np.arange(tokens)
         self.inputs: dict[str, NDArray[Any]] = {
             "embeddings": np.empty((tokens, width), np.float32),
             "positions": np.empty(tokens, np.int64),
