@@ -135,13 +135,21 @@ def _finish_attention(trt: Any, network: Any) -> None:
 
 
 def _add_greedy(trt: Any, network: Any) -> None:
-    """An output `greedy` [R, 1]: each row's likeliest id, so that a drafter's next id stays on the GPU."""
-    for i in range(network.num_outputs):
-        if network.get_output(i).name == "logits":
-            ids = _output(network.add_topk(network.get_output(i), trt.TopKOperation.MAX, 1, 1 << 1), "top 1", 1)
-            ids.name = "greedy"
-            network.mark_output(ids)
-            return
+    """Outputs `greedy` [R, 1], each row's likeliest id, and `probability` [R, 1], its softmax over the vocabulary.
+
+    With them a drafter's next id stays on the GPU, and the host knows how sure it was.
+    """
+    logits = next((t for t in (network.get_output(i) for i in range(network.num_outputs)) if t.name == "logits"), None)
+    if logits is None:
+        return
+    best = network.add_topk(logits, trt.TopKOperation.MAX, 1, 1 << 1)
+    below = network.add_elementwise(logits, _output(best, "top 1"), trt.ElementWiseOperation.SUB)
+    weights = network.add_unary(_output(below, "difference"), trt.UnaryOperation.EXP)
+    total = network.add_reduce(_output(weights, "exponential"), trt.ReduceOperation.SUM, 1 << 1, True)
+    share = network.add_unary(_output(total, "sum"), trt.UnaryOperation.RECIP)
+    for name, tensor in (("greedy", _output(best, "top 1", 1)), ("probability", _output(share, "reciprocal"))):
+        tensor.name = name
+        network.mark_output(tensor)
 
 
 def _add_profile(builder: Any, network: Any, config: Any, profile: Profile, where: str) -> None:

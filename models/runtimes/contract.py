@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Protocol, runtime_checkable
+from collections.abc import Collection, Generator
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +76,34 @@ class GpuDecoder(Protocol):
 
     def place(self, way: Sharing) -> None:
         """From now on in a stream for this way of sharing the GPU. Raises GpuError, and then nothing has changed."""
+
+
+class Likeliest(NamedTuple):
+    """The likeliest next token and its probability among all."""
+
+    token: int
+    probability: float
+
+
+@runtime_checkable
+class FreeRunning(Protocol):
+    """A decoder that chooses the next token and looks up its embedding where it runs: its device needs no host."""
+
+    def greedy(self, first: int, length: int, count: int) -> Generator[Likeliest] | None:
+        """The likeliest token after `first`, after that one, …: `count` of them, read as the device makes them.
+
+        `first` becomes cache row `length`, each token but the last the row behind it. A step or two run ahead of the
+        reader; closing the generator ends them. Fewer than `count` come where the run must go on by single passes;
+        None: by single passes from the first on. Raises ValueError when length + count exceeds s_max.
+        """
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """A decoder whose device tells when it was busy, with the vision of its model if they share a stream."""
+
+    def busy(self) -> list[tuple[int, int]]:
+        """Begin and end of the latest passes on the device, in monotonic nanoseconds of the host, oldest first."""
 
 
 def fitting(decoder: DecoderRuntime, embeddings: Floats, length: int) -> int:

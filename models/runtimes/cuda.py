@@ -87,6 +87,26 @@ class Mark:
         """Until the stream has come to it. Raises GpuError."""
         check(self._cuda.cudaEventSynchronize(self.handle), "GPU pass")
 
+    def ms_since(self, earlier: Mark) -> float:
+        """Between two marks that their streams have come to. Raises GpuError."""
+        return float(check(self._cuda.cudaEventElapsedTime(earlier.handle, self.handle), "CUDA event"))
+
+
+class StreamEvents:
+    """The marks of one stream, for a `DeviceClock`."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def record(self) -> Mark:
+        return self._stream.mark()
+
+    def wait(self, event: Mark) -> None:
+        event.wait()
+
+    def elapsed_ms(self, first: Mark, second: Mark) -> float:
+        return second.ms_since(first)
+
 
 class Graph:
     """Captured work, ready to be launched as one; freed with the object."""

@@ -16,7 +16,7 @@ from models.errors import ModelError
 from models.stored import sha256
 
 ENGINES = "engines.json"
-FORMAT = "event-captioner-engines/1"
+FORMAT = "event-captioner-engines/2"
 _HASHED_BYTES = 128 << 20
 
 

@@ -10,7 +10,8 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import ModelError
-from models.runtimes.contract import Floats, GpuDecoder, Ints, WarmDecoder, WarmVision
+from models.runtimes.contract import Floats, FreeRunning, GpuDecoder, Ints, Likeliest, Timed, WarmDecoder, WarmVision
 from models.runtimes.nvidia import GpuError, OutOfGpuMemory
 from models.runtimes.sharing import Sharing
 
@@ -181,6 +182,38 @@ class FallbackDecoder:
                 )
             except OutOfGpuMemory as error:
                 self._step_down(error)
+
+    def greedy(self, first: int, length: int, count: int) -> Generator[Likeliest] | None:
+        """A free run where the runtime makes one; it ends early where the next runtime must go on. See the contract."""
+        inner = self._inner
+        if self._behind or not isinstance(inner, FreeRunning):
+            return None
+        try:
+            made = inner.greedy(first, length, count)
+        except OutOfGpuMemory as error:
+            del inner  # its memory is wanted
+            self._step_down(error)
+            return None
+        return None if made is None else self._remembered(made, first, length)
+
+    def _remembered(self, made: Generator[Likeliest], first: int, length: int) -> Generator[Likeliest]:
+        fed = []  # tokens whose rows are in the cache
+        try:
+            with closing(made):
+                for each in made:
+                    fed.append(first)
+                    first = each.token
+                    yield each
+        except OutOfGpuMemory as error:
+            self._step_down(error)
+        finally:
+            if fed:
+                self._remember(self.embed(np.asarray(fed, np.int64)), length)
+
+    def busy(self) -> list[tuple[int, int]]:
+        """Of the runtime, where it can tell."""
+        inner = self._inner
+        return inner.busy() if isinstance(inner, Timed) else []
 
     def compact(self, length: int, kept: Ints) -> None:
         """Move cache rows `length + kept` (ascending) to rows length, length + 1, …"""

@@ -19,6 +19,7 @@ from models.checkpoint import place
 from models.errors import ModelError
 from models.runtimes.alignment import aligned
 from models.runtimes.contract import Floats, Ints, fitting
+from models.runtimes.device_clock import DeviceClock, Interval
 from models.runtimes.memory import cache_bytes, need_memory, weight_bytes
 from models.runtimes.nvidia import GpuError, OutOfGpuMemory
 from models.runtimes.onnx import DecoderSizes
@@ -34,6 +35,7 @@ class Device(Protocol):
     """Where the buffers are, and the stream that the passes run in."""
 
     name: str  # as ONNX Runtime calls it: "cuda", "cpu"
+    clock: DeviceClock
 
     def wait(self) -> None:
         """Until every pass is done."""
@@ -48,9 +50,10 @@ class CudaDevice:
     name = "cuda"
 
     def __init__(self) -> None:
-        from models.runtimes.cuda import Stream
+        from models.runtimes.cuda import Stream, StreamEvents
 
         self.stream = Stream()
+        self.clock = DeviceClock(StreamEvents(self.stream))
         self.wait, self.copy_rows = self.stream.wait, self.stream.copy_rows
 
 
@@ -129,15 +132,17 @@ def _refused(what: str, error: Exception, remedy: str) -> ModelError:
 class OnnxGpuVision:
     """Pixels to visual tokens."""
 
-    def __init__(self, session: ort.InferenceSession) -> None:
-        self._session = session
+    def __init__(self, session: ort.InferenceSession, clock: DeviceClock) -> None:
+        self._session, self._clock = session, clock
 
     def encode(self, pixels: Floats, threads: int) -> Floats:
         """Pixels [N, 3, S, S] to visual token embeddings [V, D]."""
+        begin = self._clock.begin()
         try:
             (tokens,) = self._session.run(None, {"pixels": np.ascontiguousarray(pixels)})
         except Exception as error:
             raise _refused("vision", error, "see the log of the GPU's driver") from None
+        self._clock.note(begin, self._clock.reached())
         return tokens  # type: ignore[no-any-return]
 
     def warm_up(self, frames: int, image_size: int, threads: int) -> None:
@@ -206,6 +211,10 @@ class OnnxGpuDecoder:
     def keep(self, threads: Collection[int]) -> None:
         """Nothing is held for a thread count."""
 
+    def busy(self) -> list[Interval]:
+        """When the stream was busy, on the host's clock."""
+        return self._device.clock.busy
+
     def check_alignment(self, runtime: str) -> None:
         """Whether its causal attention is ours. Overwrites the cache. Raises GpuError."""
         if not aligned(self, 1, 3e-2):
@@ -266,8 +275,11 @@ class _Call:
         try:
             for name, array in inputs.items():
                 self._inputs[name].update_inplace(array)
+            begin = self._device.clock.begin()
             self._session.run_with_iobinding(self._binding)
+            end = self._device.clock.mark()
             self._device.wait()
+            self._device.clock.note(begin, end)
             logits: Floats = self._logits.numpy().copy()
         except Exception as error:
             raise _refused("decoder", error, "see the log of the GPU's driver") from None
@@ -297,7 +309,7 @@ def load(
 
     decoder = OnnxGpuDecoder(session("decoder"), session("decoder_tree"), sizes, embedding, device)
     decoder.check_alignment(runtime)
-    return OnnxGpuVision(session("vision")), decoder
+    return OnnxGpuVision(session("vision"), device.clock), decoder
 
 
 def graph_shapes(name: str, manifest: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], ...]]:

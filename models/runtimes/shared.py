@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Collection, Generator, Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.runtimes.contract import Floats, GpuDecoder, Ints, WarmDecoder, WarmVision
+from models.runtimes.contract import Floats, FreeRunning, GpuDecoder, Ints, Likeliest, Timed, WarmDecoder, WarmVision
 from models.runtimes.fallback import FallbackDecoder, Ladder
 from models.runtimes.nvidia import GpuError
 from models.runtimes.sharing import SERIAL, STREAMS, Sharing, Turns
@@ -104,6 +104,32 @@ class SharedDecoder:
         """Masked pass; see the contract."""
         with self.share.turn():
             return self.inner.forward_tree(embeddings, positions, mask, length, rows, threads)
+
+    def greedy(self, first: int, length: int, count: int) -> Generator[Likeliest] | None:
+        """A free run of the runtime; by turns it takes one for each token. See the contract."""
+        inner = self.inner
+        if not isinstance(inner, FreeRunning):
+            return None
+        if self.share.way.by_turns:
+            return self._token_by_token(inner, first, length, count)
+        return inner.greedy(first, length, count)
+
+    def _token_by_token(self, inner: FreeRunning, first: int, length: int, count: int) -> Generator[Likeliest]:
+        for k in range(count):
+            with self.share.turn():
+                made = inner.greedy(first, length + k, 1)
+                if made is None:
+                    return
+                with closing(made):
+                    each = next(made, None)
+            if each is None:
+                return
+            first = each.token
+            yield each
+
+    def busy(self) -> list[tuple[int, int]]:
+        """Of the runtime, where it can tell."""
+        return self.inner.busy() if isinstance(self.inner, Timed) else []
 
     def compact(self, length: int, kept: Ints) -> None:
         """Move cache rows `length + kept` (ascending) to rows length, length + 1, …"""

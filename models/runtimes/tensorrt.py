@@ -7,7 +7,8 @@ that `engine_files` has not found to be this GPU's and this TensorRT's.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Generator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ from numpy.typing import NDArray
 
 from models.errors import ModelError
 from models.runtimes.alignment import aligned
-from models.runtimes.contract import Floats, Ints, fitting
-from models.runtimes.cuda import DeviceArray, PinnedArray, Stream
+from models.runtimes.contract import Floats, Ints, Likeliest, fitting
+from models.runtimes.cuda import DeviceArray, Mark, PinnedArray, Stream
+from models.runtimes.device_clock import DeviceClock, Interval
 from models.runtimes.engine_files import EngineSet, read_engines
+from models.runtimes.free_run import run_ahead
 from models.runtimes.memory import cache_bytes, need_memory
 from models.runtimes.nvidia import GpuError, find_gpu, tensorrt_version
 from models.runtimes.sharing import Sharing
 from models.runtimes.tensorrt_engine import Captured, Context, Engine, Lane
+from models.runtimes.tensorrt_vision import TensorRtVision
 from models.stored import StoredTensor
 
 _MAX_GRAPHS = 48  # shapes whose captured pass is kept, each with a context; the oldest goes first
@@ -30,39 +34,18 @@ _GRAPH_ROWS = 32  # a larger pass hides its launches by itself
 _ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
-class TensorRtVision:
-    """Pixels to visual tokens."""
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """The marks around a step of a free run."""
 
-    def __init__(self, engine: Engine, manifest: Mapping[str, Any]) -> None:
-        frames, size, width = manifest["frames"], manifest["image_size"], manifest["decoder"]["width"]
-        self._frames, self._tokens, self._width = frames, manifest["visual_tokens"], width
-        self._per_frame = self._tokens // frames if manifest["role"] == "target" else None
-        self._engine, self._lane = engine, engine.lane
-        self._pixels = PinnedArray((frames, 3, size, size), np.float32, "pixels")
-        self._visual = PinnedArray((self._tokens, width), np.float32, "visual tokens")
-        self._on_gpu = (
-            DeviceArray(self._pixels.values.shape, 4, "pixels"),
-            DeviceArray((self._tokens, width), 4, "visual"),
-        )
-        self._engine.bind({"pixels": self._on_gpu[0].address, "tokens": self._on_gpu[1].address})
+    clock: DeviceClock
+    begin: Any
+    end: Mark
 
-    def encode(self, pixels: Floats, threads: int) -> Floats:
-        """Pixels [N, 3, S, S], N at most a window's, to visual token embeddings [V, D]."""
-        count, stream = len(pixels), self._lane.stream
-        tokens = self._tokens if self._per_frame is None else count * self._per_frame
-        self._pixels.values[:count] = pixels
-        stream.copy(self._on_gpu[0].address, self._pixels.address, pixels.size * 4)
-        self._engine.enqueue(0, {"pixels": pixels.shape})
-        stream.copy(self._visual.address, self._on_gpu[1].address, tokens * self._width * 4)
-        stream.wait()
-        return self._visual.values[:tokens].copy()
-
-    def warm_up(self, frames: int, image_size: int, threads: int) -> None:
-        """One pass of this shape."""
-        self.encode(np.zeros((frames, 3, image_size, image_size), np.float32), threads)
-
-    def keep(self, threads: Collection[int]) -> None:
-        """Nothing is held for a thread count."""
+    def wait(self) -> None:
+        """Until the GPU has come to the end of the step. Raises GpuError."""
+        self.end.wait()
+        self.clock.note(self.begin, self.end)
 
 
 class TensorRtDecoder:
@@ -97,6 +80,10 @@ class TensorRtDecoder:
             DeviceArray((rows, self.vocabulary), 4, "logits"),
         )
         self._greedy = (PinnedArray((self.s_max,), np.int32, "greedy ids"), DeviceArray((rows,), 4, "greedy ids"))
+        self._probability = (
+            PinnedArray((self.s_max,), np.float32, "probabilities"),
+            DeviceArray((rows,), 4, "probabilities"),
+        )
         names = [f"{kind}_{layer}" for layer in range(sizes["layers"]) for kind in ("key", "value")]
         part = sizes["kv_heads"] * self.s_max * self._row_bytes
         caches = {name: self._caches.address + i * part for i, name in enumerate(names)}
@@ -104,6 +91,7 @@ class TensorRtDecoder:
             inputs = {key: self._inputs[key].address for key in ("embeddings", "positions", "write", "rows", view)}
             outputs = {f"new_{key}": address for key, address in caches.items()}
             outputs |= {"logits": self._logits[1].address, "greedy": self._greedy[1].address}
+            outputs |= {"probability": self._probability[1].address}
             engines[name].bind(inputs | caches | outputs)
         engines["embedding"].bind({"ids": self._greedy[1].address, "embeddings": self._inputs["embeddings"].address})
         # Row n holds n: copied to `positions`, `write` and `valid`, so that the host never writes while a draft runs.
@@ -153,40 +141,52 @@ class TensorRtDecoder:
                 )
         return logits
 
-    def greedy(self, first: int, length: int, count: int) -> Iterator[int]:
-        """The likeliest id after `first`, after that, …: `count` steps enqueued at once, ids as the GPU makes them.
-
-        `first` becomes cache row `length`. Between two steps nothing waits for the host: the look-up of the embedding
-        and the choice of the id happen on the GPU.
-        """
+    def greedy(self, first: int, length: int, count: int) -> Generator[Likeliest]:
+        """Tokens as the GPU makes them; see the contract. Between two steps nothing waits for the host."""
         if not 0 < count <= self.s_max - length:
             raise ValueError(f"decoder: {count} rows after {length} do not fit a cache of {self.s_max}")
-        stream, inputs, (host_ids, ids) = self._lane.stream, self._inputs, self._greedy
-
-        def place(k: int) -> None:
-            at = self._counters.address + 8 * (length + k)
-            for name, address in (("positions", at), ("write", at), ("valid", at + 8)):
-                stream.copy(inputs[name].address, address, 8)
-
-        def begin() -> None:
-            host_ids.values[0] = first
-            stream.copy(ids.address, host_ids.address, 4)
-            stream.copy(inputs["rows"].address, self._counters.address, 8)
-            place(0)
-
-        begin()
+        stream, clock = self._lane.stream, self._lane.clock
+        begin = clock.begin()
+        self._begin_run(first, length)
         if self._step is None:
             self._step = self._captured_step()  # it has run once, on the row that the first step writes again
-            begin()
-        marks = []
-        for k in range(count):
-            place(k)
-            self._step.run(stream)
-            stream.copy(host_ids.address + 4 * k, ids.address, 4)
-            marks.append(stream.mark())
-        for k, mark in enumerate(marks):
-            mark.wait()
-            yield int(host_ids.values[k])
+            self._begin_run(first, length)
+
+        def enqueue(k: int) -> _Step:
+            start = clock.mark() if k else begin
+            self.enqueue_step(length, k)
+            return _Step(clock, start, stream.mark())
+
+        def read(k: int) -> Likeliest:
+            return Likeliest(int(self._greedy[0].values[k]), float(self._probability[0].values[k]))
+
+        return run_ahead(enqueue, read, count)
+
+    def enqueue_step(self, length: int, k: int) -> None:
+        """Step k of a run that began after `length` rows, and what it makes back to the host, without waiting."""
+        stream, step = self._lane.stream, self._step
+        assert step is not None
+        self._place(length + k)
+        step.run(stream)
+        for host, made in (self._greedy, self._probability):
+            stream.copy(host.address + 4 * k, made.address, 4)
+
+    def _begin_run(self, first: int, length: int) -> None:
+        stream, (host_ids, ids) = self._lane.stream, self._greedy
+        host_ids.values[0] = first
+        stream.copy(ids.address, host_ids.address, 4)
+        stream.copy(self._inputs["rows"].address, self._counters.address, 8)
+        self._place(length)
+
+    def _place(self, row: int) -> None:
+        """The next pass over one token writes this cache row."""
+        at = self._counters.address + 8 * row
+        for name, address in (("positions", at), ("write", at), ("valid", at + 8)):
+            self._lane.stream.copy(self._inputs[name].address, address, 8)
+
+    def busy(self) -> list[Interval]:
+        """When the stream was busy, on the host's clock."""
+        return self._lane.clock.busy
 
     def compact(self, length: int, kept: Ints) -> None:
         """Move cache rows `length + kept` (ascending) to rows length, length + 1, …: one copy a row, of all caches."""
@@ -203,7 +203,7 @@ class TensorRtDecoder:
         self._lane.stream.wait()
         self._graphs.clear()  # a graph belongs to the stream that it was captured on
         self._step = None
-        self._lane.stream = stream
+        self._lane.move(stream)
 
     def warm_up(self, tokens: int, rows: int, threads: int) -> None:
         """Run a pass over T rows twice: the second is captured. Overwrites the cache."""
@@ -233,6 +233,7 @@ class TensorRtDecoder:
         host["rows"].values[:count] = rows if len(rows) else 0
         key = (name, tokens, count)
         stream, captured = self._lane.stream, self._graphs.get(key)
+        begin = self._lane.clock.begin()
         if tokens > _GRAPH_ROWS:
             self._enqueue(self._engines[name], *key)
         elif captured is not None:
@@ -247,7 +248,9 @@ class TensorRtDecoder:
             context = self._engines[name].context()
             self._enqueue(context, *key)
             self._graphs[key] = Captured((context,), stream, lambda: self._enqueue(context, *key))
+        end = self._lane.clock.mark()
         stream.wait()
+        self._lane.clock.note(begin, end)
         logits: Floats = self._logits[0].values[: len(rows)].copy()
         return logits
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from models.runtimes.cuda import DeviceArray, Stream
+from models.runtimes.cuda import DeviceArray, Stream, StreamEvents
+from models.runtimes.device_clock import DeviceClock
 from models.runtimes.nvidia import GpuError, quiet_logger, refusal, started, tensorrt
 
 REBUILD = "build the engines again"
@@ -19,7 +20,13 @@ class Lane:
 
     def __init__(self) -> None:
         self.stream = Stream()
+        self.clock = DeviceClock(StreamEvents(self.stream))
         self.scratch = DeviceArray((256,), 1, "activations")
+
+    def move(self, stream: Stream) -> None:
+        """Its passes go in another stream from now on."""
+        self.stream = stream
+        self.clock.follow(StreamEvents(stream))
 
     def reserve(self, size: int, what: str) -> None:
         """At least so many bytes; before the first context is made, since contexts hold the address."""

@@ -13,7 +13,8 @@ from torch import nn
 from models.llama import LlamaDecoder
 from models.runtimes.contract import Floats, Ints, fitting
 from models.runtimes.memory import need_memory
-from models.runtimes.torch_static import StaticTorchDecoder, memory_told
+from models.runtimes.torch_static import StaticTorchDecoder
+from models.runtimes.torch_stream import memory_told
 
 
 class TorchVision:
@@ -26,11 +27,15 @@ class TorchVision:
     def encode(self, pixels: Floats, threads: int) -> Floats:
         """Pixels [N, 3, S, S] to visual token embeddings [V, D]."""
         torch.set_num_threads(threads)
-        stream = self._decoder.stream if self._decoder else None
+        stream, clock = (self._decoder.stream, self._decoder.clock) if self._decoder else (None, None)
+        begin = clock.begin() if clock else None
         with torch.inference_mode(), torch.cuda.stream(stream), memory_told("vision"):
             weight = next(self._vision.parameters())
             found = self._vision(torch.from_numpy(pixels).to(weight.device, weight.dtype))
+            end = clock.mark() if clock else None
             tokens: Floats = found.float().cpu().numpy()
+        if clock:
+            clock.note(begin, end)
         return tokens
 
     def warm_up(self, frames: int, image_size: int, threads: int) -> None:

@@ -9,8 +9,7 @@ how the tests compare it with the reference.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.llama import LlamaDecoder
-from models.runtimes.contract import Floats, Ints, fitting
-from models.runtimes.nvidia import GpuError, OutOfGpuMemory
+from models.runtimes.contract import Floats, Ints, Likeliest, fitting
+from models.runtimes.device_clock import DeviceClock, Interval
+from models.runtimes.free_run import run_ahead
 from models.runtimes.sharing import STREAMS, Sharing
+from models.runtimes.torch_stream import StreamEvents, make_stream, memory_told, timing_event
 
 GRAPH_ROWS = 64  # a pass over more tokens hides its launches by itself
 _MAX_SHAPES = 64
@@ -43,6 +44,32 @@ class _Pass:
     used: int = 0
 
 
+@dataclass
+class _Run:
+    """A greedy step, all of it on the device: the token goes in and the next one comes out at the same address."""
+
+    step: _Pass
+    token: Tensor  # [1]
+    probability: Tensor  # [1]
+    tokens: Tensor  # [S_max], in pinned memory of the host: what each step has made
+    probabilities: Tensor  # [S_max]
+
+
+@dataclass(frozen=True)
+class _Done:
+    """Events around a step; None on a CPU, which has done it already."""
+
+    clock: DeviceClock
+    begin: Any
+    end: Any
+
+    def wait(self) -> None:
+        """Until the device has come to the end of the step."""
+        if self.end is not None:
+            self.end.synchronize()
+            self.clock.note(self.begin, self.end)
+
+
 class StaticTorchDecoder:
     """A LlamaDecoder, on whatever device its weights are, with caches and a stream of its own."""
 
@@ -57,6 +84,8 @@ class StaticTorchDecoder:
         self.stream: Any = None
         self._pool: Any = None  # of memory inside of graphs: they run one after the other
         self._part: Any = None  # the green context of the stream
+        self._run: _Run | None = None
+        self.clock = DeviceClock(None)
         if self.device.type == "cuda":
             self.place(way)
 
@@ -79,6 +108,31 @@ class StaticTorchDecoder:
         fitting(self, embeddings, length)
         return self._fill(embeddings, positions, length, rows, mask)
 
+    def greedy(self, first: int, length: int, count: int) -> Generator[Likeliest]:
+        """Tokens as the device makes them; see the contract. Embedding, pass and choice are one graph on a GPU."""
+        if not 0 < count <= self.s_max - length:
+            raise ValueError(f"decoder: {count} rows after {length} do not fit a cache of {self.s_max}")
+        run = self._run = self._run or self._make_run()
+        begin = self.clock.begin()
+        with torch.inference_mode(), self._on_stream():
+            run.token.fill_(first)
+            run.step.at.fill_(length)
+
+        def enqueue(k: int) -> _Done:
+            with torch.inference_mode(), self._on_stream(), memory_told("decoder"):
+                start = self.clock.mark() if k else begin
+                self._replay(run.step, lambda: self._greedy_step(run))
+                run.tokens[k].copy_(run.token[0], non_blocking=True)
+                run.probabilities[k].copy_(run.probability[0], non_blocking=True)
+                end = None if self.stream is None else self.stream.record_event(timing_event())
+            return _Done(self.clock, start, end)
+
+        return run_ahead(enqueue, lambda k: Likeliest(int(run.tokens[k]), float(run.probabilities[k])), count)
+
+    def busy(self) -> list[Interval]:
+        """When the stream was busy, on the host's clock."""
+        return self.clock.busy
+
     def compact(self, length: int, kept: Ints) -> None:
         """Move cache rows `length + kept` (ascending) to rows length, length + 1, …"""
         source = torch.as_tensor(length + np.asarray(kept), device=self.device)
@@ -99,13 +153,15 @@ class StaticTorchDecoder:
         """From now on in a stream made for this way of sharing the GPU. Raises GpuError, and then nothing changed."""
         if self.device.type != "cuda":
             return
-        part, stream = _stream(self.device, way)
+        part, stream = make_stream(self.device, way)
         self.wait()
         for made in self._passes.values():
             made.graph, made.used = None, 0  # a graph belongs to the stream that it was captured on
+        self._run = None
         # Weights and caches were written in the default stream, for which no other one waits.
         stream.wait_stream(torch.cuda.default_stream(self.device))
         self.stream, self._part, self._pool = stream, part, torch.cuda.graph_pool_handle()
+        self.clock.follow(StreamEvents(stream))
 
     def enqueue(self, tokens: int, rows: int, length: int | None = None) -> None:
         """A pass over what its inputs hold, without waiting for it: a measurement's, or a drafter's that runs on.
@@ -116,19 +172,24 @@ class StaticTorchDecoder:
             made = self._pass(tokens, rows)
             if length is not None:
                 made.causal_after = length
-            made.used += 1
-            if made.graph is not None:
-                made.graph.replay()
-                return
-            self._step(made)
-            if self.stream is not None and tokens <= GRAPH_ROWS and made.used >= 2:
-                self.stream.synchronize()
-                graph = torch.cuda.CUDAGraph()
-                # Captured on the stream that replays it; the other model's thread may allocate and wait meanwhile.
-                with torch.cuda.graph(graph, self._pool, self.stream, capture_error_mode="thread_local"):
-                    self._step(made)
-                made.graph = graph
-                graph.replay()
+            self._replay(made, lambda: self._step(made))
+
+    def _replay(self, made: _Pass, work: Callable[[], None]) -> None:
+        """Enqueue `work`, which is the same each time it is asked for with this pass: small ones as a graph."""
+        made.used += 1
+        if made.graph is not None:
+            made.graph.replay()
+            return
+        if self.stream is None or made.used < 2 or len(made.embeddings) > GRAPH_ROWS:
+            work()
+            return
+        self.stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        # Captured on the stream that replays it; the other model's thread may allocate and wait meanwhile.
+        with torch.cuda.graph(graph, self._pool, self.stream, capture_error_mode="thread_local"):
+            work()
+        made.graph = graph
+        graph.replay()
 
     def wait(self) -> None:
         """Until everything enqueued is done."""
@@ -154,8 +215,11 @@ class StaticTorchDecoder:
                 seen[:, :length] = True
                 seen[:, length : length + tokens] = torch.from_numpy(mask)
                 made.mask.copy_(seen)
+        begin = self.clock.begin()
         self.enqueue(tokens, len(rows))
+        end = self.clock.mark()
         self.wait()
+        self.clock.note(begin, end)
         with torch.inference_mode(), self._on_stream():
             logits: Floats = made.logits.float().cpu().numpy().copy()
         return logits
@@ -163,19 +227,46 @@ class StaticTorchDecoder:
     def _pass(self, tokens: int, rows: int) -> _Pass:
         made = self._passes.get((tokens, rows))
         if made is None:
-            whole: dict[str, Any] = {"device": self.device, "dtype": torch.int64}
-            made = self._passes[tokens, rows] = _Pass(
-                torch.zeros(tokens, self.width, device=self.device, dtype=self.dtype),
-                torch.arange(tokens, **whole),
-                torch.arange(tokens, **whole),
-                self._columns[None] <= torch.arange(tokens, **whole)[:, None],
-                torch.zeros(rows, **whole),
-                torch.zeros(rows, self.vocabulary, device=self.device, dtype=self.dtype),
-            )
+            made = self._passes[tokens, rows] = self._make_pass(tokens, rows)
             if len(self._passes) > _MAX_SHAPES:
                 self._passes.popitem(last=False)
         self._passes.move_to_end((tokens, rows))
         return made
+
+    def _make_pass(self, tokens: int, rows: int) -> _Pass:
+        whole: dict[str, Any] = {"device": self.device, "dtype": torch.int64}
+        return _Pass(
+            torch.zeros(tokens, self.width, device=self.device, dtype=self.dtype),
+            torch.arange(tokens, **whole),
+            torch.arange(tokens, **whole),
+            self._columns[None] <= torch.arange(tokens, **whole)[:, None],
+            torch.zeros(rows, **whole),
+            torch.zeros(rows, self.vocabulary, device=self.device, dtype=self.dtype),
+        )
+
+    def _make_run(self) -> _Run:
+        pinned = self.stream is not None
+        with torch.inference_mode(), self._on_stream(), memory_told("decoder"):
+            return _Run(
+                self._make_pass(1, 1),
+                torch.zeros(1, device=self.device, dtype=torch.int64),
+                torch.zeros(1, device=self.device),
+                torch.zeros(self.s_max, dtype=torch.int64, pin_memory=pinned),
+                torch.zeros(self.s_max, pin_memory=pinned),
+            )
+
+    def _greedy_step(self, run: _Run) -> None:
+        """The token's row, the likeliest token after it in its place, and the next cache row."""
+        made = run.step
+        made.embeddings.copy_(self._decoder.embed(run.token))
+        made.positions.copy_(made.at)
+        torch.le(self._columns[None], made.at[:, None], out=made.mask)
+        self._step(made)
+        logits = made.logits.float()
+        best = logits.max(-1)
+        run.token.copy_(best.indices)
+        run.probability.copy_(torch.exp(best.values - logits.logsumexp(-1)))
+        made.at.add_(1)
 
     def _step(self, made: _Pass) -> None:
         cos, sin = self._decoder.angles(made.positions, self.dtype)
@@ -200,30 +291,3 @@ class StaticTorchDecoder:
 
     def _on_stream(self) -> Any:
         return torch.cuda.stream(self.stream)  # of None: no change
-
-
-@contextmanager
-def memory_told(what: str) -> Iterator[None]:
-    """PyTorch's error of a full GPU as ours. Raises OutOfGpuMemory."""
-    try:
-        yield
-    except torch.cuda.OutOfMemoryError as error:
-        said = str(error).split(". ")[0]
-        raise OutOfGpuMemory(
-            f"{what}: the GPU's memory is full ({said}); `event-captioner models plan` says what fits"
-        ) from None
-
-
-def _stream(device: torch.device, way: Sharing) -> tuple[Any, Any]:
-    """A green context, where the way has one, and a stream. Raises GpuError."""
-    if way.mode != "green_context":
-        # PyTorch clamps a priority to what the GPU knows.
-        return None, torch.cuda.Stream(device, priority=-5 if way.mode == "priority" else 0)  # type: ignore[no-untyped-call]
-    green = getattr(torch.cuda, "GreenContext", None)
-    if green is None or not hasattr(green, "Stream"):
-        raise GpuError(f"gpu.sharing: {way}: torch {torch.__version__} has no streams in green contexts; install 2.11")
-    try:
-        part = green.create(num_sms=way.size)
-        return part, part.Stream()
-    except RuntimeError as error:
-        raise GpuError(f"gpu.sharing: {way}: {' '.join(str(error).split())[:160]}; choose streams") from None

@@ -72,12 +72,14 @@ def test_caches_are_bound_in_place_and_attention_sees_the_valid_rows(half: Path)
     assert built.layers["ATTENTION_INPUT"] == built.layers["ATTENTION_OUTPUT"] == 2
     caches = {f"{kind}_{layer}" for layer in range(2) for kind in ("key", "value")}
     inputs = {"embeddings", "positions", "write", "valid", "rows"}
-    assert set(built.bindings) == inputs | caches | {f"new_{name}" for name in caches} | {"logits", "greedy"}
+    outputs = {"logits", "greedy", "probability"}
+    assert set(built.bindings) == inputs | caches | {f"new_{name}" for name in caches} | outputs
     for name in caches:
         assert built.bindings[name] == built.bindings[f"new_{name}"] == ("HALF", (1, 2, S_MAX, 16))
     assert built.bindings["embeddings"] == ("FLOAT", (-1, 32))
     assert built.bindings["logits"] == ("FLOAT", (-1, 128))
     assert built.bindings["greedy"] == ("INT32", (-1, 1))
+    assert built.bindings["probability"] == ("FLOAT", (-1, 1))
 
 
 def test_the_parsers_causal_attention_is_not_ours(half: Path) -> None:

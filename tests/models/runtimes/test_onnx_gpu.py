@@ -14,6 +14,7 @@ import pytest
 
 from models.bundle import load_first, load_model
 from models.errors import ModelError
+from models.runtimes.device_clock import DeviceClock
 from models.runtimes.nvidia import GpuError, OutOfGpuMemory
 from models.runtimes.onnx import DecoderSizes
 from models.runtimes.onnx_gpu import (
@@ -38,6 +39,9 @@ class HostMemory:
     """The same two calls on the memory of the host."""
 
     name = "cpu"
+
+    def __init__(self) -> None:
+        self.clock = DeviceClock(None)
 
     def wait(self) -> None:
         """Passes on a CPU are over when they return."""
@@ -79,7 +83,7 @@ def test_bound_passes_equal_those_of_the_cpu_runtime(folder: Path) -> None:
     with pytest.raises(ValueError, match=f"2 rows after {S_MAX - 1} do not fit a cache of {S_MAX}"):
         decoder.forward(x[:2], S_MAX - 1, np.arange(1), 1)
     pixels = np.random.default_rng(1).standard_normal((8, 3, 28, 28), np.float32)
-    vision = OnnxGpuVision(open_session(folder / "vision.onnx", CPU))
+    vision = OnnxGpuVision(open_session(folder / "vision.onnx", CPU), DeviceClock(None))
     np.testing.assert_allclose(vision.encode(pixels, 1), reference.vision.encode(pixels, 1), rtol=0, atol=1e-5)
 
 
