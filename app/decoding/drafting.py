@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -17,11 +17,13 @@ from app.decoding.sampling import GREEDY, Sampler
 from app.decoding.tree import TokenTree
 from app.telemetry.spans import SpanRecorder
 from models.prompts import Prompt
-from models.runtimes.contract import Floats
+from models.runtimes.contract import Floats, FreeRunning, Likeliest
 
 log = structlog.get_logger()
 
 UNSURE = 0.5  # probability of a first token below which its runner-up is proposed as well
+
+NO_TREE = TokenTree(0)
 
 Worth = Callable[[int, float], bool]  # (tokens drafted so far, probability that the run stands) -> draft another one?
 
@@ -48,6 +50,7 @@ class Drafter:
         self._prompt_pending: Floats | None = None  # the prompt's embeddings until they are prefilled
         self._sampler = GREEDY
         self.runner_up: int | None = None  # the other first token of the last draft, where the first was unsure
+        self._free = isinstance(model.decoder, FreeRunning)
         self._lost = False  # the target said an id that has no embedding here: no more drafts for this caption
 
     def begin(self, pixels: Floats, recorder: SpanRecorder, sampler: Sampler = GREEDY) -> None:
@@ -104,33 +107,81 @@ class Drafter:
         self,
         out: list[int],
         limit: int,
-        worth: Worth,
+        worth: Worth | None,
         recorder: SpanRecorder,
         stop: threading.Event | None = None,
     ) -> None:
-        """Append up to `limit` tokens to `out`, as they come; ends at end-of-sequence or when no more pay."""
-        run = 1.0
-        while len(out) < limit and not self._lost and worth(len(out), run) and not (stop and stop.is_set()):
-            row = self._step(recorder)
-            if row is None:
-                return
-            token, probability = self.pick(row, len(self._fed))
-            if not out:
-                self.runner_up = self._second(row, token) if probability < UNSURE else None
-            run *= probability
-            out.append(token)
-            if token == self.model.eos_id:
-                return
-            self._next = [token]
+        """Append up to `limit` tokens to `out`, as they come; ends at end-of-sequence or when no more pay.
 
-    def pick(self, row: Floats, place: int) -> tuple[int, float]:
-        """The token for position `place` of the caption, from logits [vocabulary], and how sure it is.
+        worth: None where every token is wanted.
+        """
+        run = 1.0
+        with closing(self._tokens(limit - len(out), recorder, sure=worth is None)) as tokens:
+            while len(out) < limit and not self._lost and not (stop and stop.is_set()):
+                if worth and not worth(len(out), run):
+                    return
+                following = next(tokens, None)
+                if following is None:
+                    return
+                run *= following.probability
+                out.append(following.token)
+                if following.token == self.model.eos_id:
+                    return
+
+    def _tokens(self, count: int, recorder: SpanRecorder, *, sure: bool) -> Generator[Likeliest]:
+        """Up to `count` tokens, each when it is asked for: on the device alone where it can, else pass by pass.
+
+        sure: how likely each is does not matter, and may be given as 1.
+        """
+        self.runner_up, made = None, 0
+        while made < count:
+            if self._free and (came := (yield from self._run_free(count - made, recorder))):
+                made += came
+                continue
+            logits = self._feed(NO_TREE, recorder)
+            if logits is None:
+                return
+            row = logits[0]
+            token = self._sampler.pick(row, len(self._fed))
+            probability = 1.0 if sure else self._probability(row, token)
+            if not made and probability < UNSURE:
+                self.runner_up = self._second(row, token)
+            made += 1
+            self._next = [] if token == self.model.eos_id else [token]
+            yield Likeliest(token, probability)
+
+    def _run_free(self, count: int, recorder: SpanRecorder) -> Generator[Likeliest, None, int]:
+        """Behind a single pending token, greedy: look-up and choice are the device's. How many tokens came."""
+        made, model = 0, self.model
+        single = len(self._next) == 1 and self._prompt_pending is None
+        if not single or self._sampler.sampling.temperature or model.decoder.vocabulary != model.vocabulary:
+            return made
+        run = self.sequence.greedy(self._next[0], count)
+        if run is None:
+            return made
+        with closing(run):
+            while made < count:
+                with recorder.span("decode", "drafter", tokens=1):
+                    each = next(run, None)
+                if each is None:
+                    break
+                made += 1
+                self._fed += self._next
+                self._next = [] if each.token == model.eos_id else [each.token]
+                yield each
+        return made
+
+    def _probability(self, row: Floats, token: int) -> float:
+        """How sure it is of its pick for the next position, from logits [vocabulary].
 
         Greedy: its probability. With noise: that of the same choice between the perturbed logits.
         """
-        scores = self._sampler.scores(row, place)
-        token = int(scores.argmax())
-        return token, float(1.0 / np.exp(scores - scores[token]).sum())
+        scores = self._sampler.scores(row, len(self._fed))
+        return float(1.0 / np.exp(scores - scores[token]).sum())
+
+    def picks(self, rows: Floats, places: Sequence[int]) -> list[int]:
+        """The tokens for positions `places` of the caption, from logits [N, vocabulary]."""
+        return self._sampler.picks(rows, places)
 
     def _second(self, row: Floats, first: int) -> int:
         """The likeliest token but one."""
@@ -138,22 +189,19 @@ class Drafter:
         rest[first] = -np.inf
         return int(rest.argmax())
 
-    def candidates(self, row: Floats, place: int, count: int) -> list[tuple[int, float]]:
-        """The `count` likeliest tokens for a position, as `pick`, each with how likely it is to be the target's."""
-        token, probability = self.pick(row, place)
-        scores = self._sampler.scores(row, place).copy()
-        scores[token] = -np.inf
-        others = [int(other) for other in np.argsort(-scores, kind="stable")[: count - 1] if np.isfinite(scores[other])]
-        if not others:
-            return [(token, probability)]
-        shares = np.exp(scores - scores[others[0]])
-        shares *= (1.0 - probability) / shares.sum()
-        return [(token, probability), *((other, float(shares[other])) for other in others)]
+    def candidates(self, rows: Floats, places: Sequence[int], count: int) -> list[list[tuple[int, float]]]:
+        """For each position, from logits [N, vocabulary]: the `count` likeliest tokens, the likeliest first.
 
-    def _step(self, recorder: SpanRecorder) -> Floats | None:
-        """Feed what is pending; the logits [vocabulary] after it, or None when the cache is full."""
-        logits = self._feed(TokenTree(0), recorder)
-        return None if logits is None else logits[0]
+        Each with how likely it is to be the target's; those that cannot be are left out.
+        """
+        scores = self._sampler.all_scores(rows, places)
+        likely = np.argpartition(scores, -min(count, scores.shape[1]))[:, -count:]
+        weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+        shares = np.take_along_axis(weights, likely, axis=1) / weights.sum(axis=1, keepdims=True)
+        return [
+            sorted(((token, share) for token, share in zip(*of, strict=True) if share), key=lambda one: -one[1])
+            for of in zip(likely.tolist(), shares.tolist(), strict=True)
+        ]
 
     def feed_tree(self, tree: TokenTree, recorder: SpanRecorder) -> Floats | None:
         """Feed what is pending and a tree behind it; logits [1 + len(tree), vocabulary], None when there are no more.
@@ -169,15 +217,17 @@ class Drafter:
         self._fed += [tree.tokens[node] for node in path]
 
     def _feed(self, tree: TokenTree, recorder: SpanRecorder) -> Floats | None:
-        decoder, prompt = self.model.decoder, self._prompt_pending
-        rows = decoder.embed(np.asarray(self._next, np.int64))
-        self.sequence.pending = rows if prompt is None else np.concatenate([prompt, rows])
-        count = len(self.sequence.pending) + len(tree)
-        if self.sequence.length + count > decoder.s_max:
+        """`feed_tree` while there are more drafts; None when the cache is full."""
+        sequence, prompt = self.sequence, self._prompt_pending
+        sequence.following = self._next
+        if prompt is not None:
+            sequence.pending = prompt
+        count = sequence.unfed + len(tree)
+        if sequence.length + count > self.model.decoder.s_max:
             return None
-        with recorder.span("decode" if prompt is None else "prefill", "drafter", tokens=count):
-            threads = self.threads.step if prompt is None else self.threads.prefill
-            logits = self.sequence.forward_tree(tree, threads)
+        stage, threads = ("decode", self.threads.step) if prompt is None else ("prefill", self.threads.prefill)
+        with recorder.span(stage, "drafter", tokens=count):
+            logits = sequence.forward_tree(tree, threads)
         self._fed += self._next
         self._next, self._prompt_pending = [], None
         return logits[:, : self.model.vocabulary]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from itertools import takewhile
 from typing import Protocol
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from app.decoding.tree import TokenTree
 from models.prompts import Prompt
-from models.runtimes.contract import DecoderRuntime, Floats, Ints, VisionRuntime
+from models.runtimes.contract import DecoderRuntime, Floats, FreeRunning, Ints, Likeliest, VisionRuntime
 
 
 def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
@@ -128,8 +129,27 @@ class CachedSequence:
         self.pending, self.following = self.pending[:0], []
         return logits
 
+    def greedy(self, first: int, count: int) -> Generator[Likeliest] | None:
+        """A free run behind a text of which all but its last token `first` is fed; None: this runtime makes none.
+
+        At most `count` tokens, no more than the cache has room for. With each that is read, the one before it is a
+        valid row.
+        """
+        decoder = self.model.decoder
+        count = min(count, decoder.s_max - self.length)
+        if count < 1 or not isinstance(decoder, FreeRunning):
+            return None
+        made = decoder.greedy(first, self.length, count)
+        return None if made is None else self._counted(made)
+
+    def _counted(self, made: Generator[Likeliest]) -> Generator[Likeliest]:
+        with closing(made):
+            for each in made:
+                self._grow(1)
+                yield each
+
     def _rows(self, drafts: Sequence[int]) -> tuple[Floats, Ints]:
-        """The embeddings [unfed + drafts, D] of a pass, and its rows that want logits: the last unfed and each draft."""
+        """Embeddings [unfed + drafts, D] of a pass, and its rows that want logits: the last unfed and each draft."""
         rows, count = self.pending, self.unfed
         if self.following or drafts:
             tokens = self._embed([*self.following, *drafts])
