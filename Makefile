@@ -14,8 +14,9 @@ setup: $(DEV)/.ready
 demo: $(DEMO)/.ready
 	@$(DEMO)/bin/event-captioner demo
 
+# Two processes of one thread each; tests/conftest.py says which tests stay together.
 test: mosquitto $(DEV)/.ready
-	$(DEV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(DEV)/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 lint: $(DEV)/.ready
 	$(DEV)/bin/ruff check .

@@ -1,4 +1,4 @@
-"""Fixtures that several packages share: a real mosquitto on a free loopback port."""
+"""What several packages share: a real mosquitto on a free loopback port, and which tests share a process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,24 @@ from pathlib import Path
 
 import pytest
 
+_TESTS = Path(__file__).parent
+_REAL_TIME = (
+    "app/faults", "app/live", "app/publishing", "app/sensors", "app/supervision",
+    "app/test_cli.py", "app/test_demo.py", "app/test_pipeline.py", "app/test_soak.py", "app/test_streaming.py",
+)  # fmt: skip
 _BINARY = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """For `-n 2`: tests that wait on clocks, cameras or brokers are one group, and begin; any other file is a group."""
+    if not hasattr(config, "workerinput"):  # one process, which needs no groups
+        return
+    groups = {item: item.path.relative_to(_TESTS).as_posix() for item in items}
+    groups |= {item: "real time" for item, file in groups.items() if file.startswith(_REAL_TIME)}
+    items.sort(key=lambda item: groups[item] != "real time")
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 class Mosquitto:
@@ -48,6 +65,15 @@ class Mosquitto:
             self.process.kill()
             self.process.wait()
             self.process = None
+
+
+@pytest.fixture
+def graphs_traced_once() -> Iterator[None]:
+    """Exports of one shape share their graphs: tests/kept.py."""
+    from tests.kept import traced_once  # needs torch
+
+    with traced_once():
+        yield
 
 
 @pytest.fixture

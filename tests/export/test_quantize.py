@@ -17,6 +17,8 @@ from models.errors import ModelError
 from models.stored import stored_tensors
 from tests.models.tiny import write_checkpoint
 
+pytestmark = pytest.mark.usefixtures("graphs_traced_once")
+
 
 @pytest.mark.parametrize(("bits", "steps"), [(8, 128), (4, 8)])
 def test_packed_numbers_times_scales_are_the_weights(bits: int, steps: int) -> None:

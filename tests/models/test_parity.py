@@ -16,7 +16,10 @@ from models.eventgpt import EventGPT  # noqa: E402
 from models.runtimes.torch import TorchDecoder  # noqa: E402
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"
-pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason="../shared/golden is absent")
+pytestmark = [
+    pytest.mark.skipif(not GOLDEN.is_dir(), reason="../shared/golden is absent"),
+    pytest.mark.usefixtures("graphs_traced_once"),
+]
 
 
 @pytest.mark.parametrize(

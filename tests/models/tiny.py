@@ -5,7 +5,6 @@ The exported graphs hold no weights, so they are made once (half a minute); a se
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -18,15 +17,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from export.checkpoint import export_checkpoint
 from models.clip import ClipConfig
-from models.errors import ModelError
 from models.eventgpt import EventGPT
 from models.llama import LlamaConfig
 from models.manifest import MANIFEST
 from models.networks import NETWORKS
 from models.stored import sha256
 from models.video_llava import VideoLlava
+from tests.kept import kept, traced_once
 
-ROOT = Path(__file__).parents[2]
 WIDTH, LAYERS, S_MAX = 32, 2, 160
 VOCABULARY = {"drafter": 96, "target": 128}  # as in the real pair, the target has rows beyond the shared vocabulary
 MODEL_TYPE = {"drafter": "EventChat_llama", "target": "video_llava"}
@@ -113,16 +111,11 @@ def _write_weights(folder: Path, role: str, seed: int) -> None:
 
 @cache
 def _exported(role: str) -> Path:
-    """The exported model of seed 0, kept in pytest's cache folder for as long as no source that makes it changes."""
-    sources = sorted([*ROOT.glob("models/*.py"), *ROOT.glob("export/*.py"), Path(__file__)])
-    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
-    out = ROOT / ".pytest_cache" / f"tiny-{digest}" / role
-    if not out.is_dir():
-        with tempfile.TemporaryDirectory() as folder:
+    """The exported model of seed 0."""
+
+    def export(out: Path) -> None:
+        with tempfile.TemporaryDirectory() as folder, traced_once():
             checkpoint = write_checkpoint(Path(folder) / "checkpoint", role)
-            try:
-                export_checkpoint(checkpoint, out, S_MAX, demo=True, name=f"tiny-{role}", report=lambda line: None)
-            except (ModelError, OSError):
-                if not out.is_dir():  # else another test process has made it meanwhile
-                    raise
-    return out
+            export_checkpoint(checkpoint, out, S_MAX, demo=True, name=f"tiny-{role}", report=lambda line: None)
+
+    return kept(f"tiny-{role}", export)
