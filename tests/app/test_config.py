@@ -114,7 +114,14 @@ def test_every_key_is_described_and_bounded() -> None:
         check(section)
 
 
+@pytest.fixture(scope="module")
+def schema() -> jsonschema.Draft202012Validator:
+    """Its own validity is checked once: that takes longer than any configuration."""
+    jsonschema.Draft202012Validator.check_schema(json_schema())
+    return jsonschema.Draft202012Validator(json_schema())
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
-def test_shipped_configurations_are_valid(path: Path) -> None:
+def test_shipped_configurations_are_valid(path: Path, schema: jsonschema.Draft202012Validator) -> None:
     load_config(path)
-    jsonschema.validate(yaml.safe_load(path.read_text()), json_schema())
+    schema.validate(yaml.safe_load(path.read_text()))

@@ -136,12 +136,15 @@ def test_repeated_and_changed_captions_are_told_apart_and_the_guard_is_judged_be
     assert short["after_10"] is None
 
 
-def test_a_run_on_windows_of_a_recording_takes_streets_for_the_rest(tmp_path: Path) -> None:
+def test_a_run_on_windows_of_a_recording_takes_streets_for_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def windower(info: SourceInfo, lead_us: int) -> Windower:
         return Windower(1_000_000, 1_000_000, 8, lead_us, resolution=info.resolution)
 
     path = tmp_path / "two.aedat4"
     record_street(path, 1, 2.0)
+    monkeypatch.setattr("app.bench.windows.SECONDS", 2.0)  # one window of a street is taken
     found = asyncio.run(make_windows(3, windower, 100_000, lambda n: None, path))
     assert [window.closed.index for window in found] == [0, 1, 0]
     assert all(window.partial is not None and window.partial.partial for window in found)
