@@ -16,6 +16,7 @@ from app.decoding.costs import Costs
 from app.decoding.drafting import Drafter
 from app.decoding.engine import Engine, Job, Settings, Strategy
 from app.decoding.guard import Guard
+from app.decoding.model import overwritten
 from app.decoding.plan_cache import cache_key, cached, installed, processor
 from app.decoding.sampling import GREEDY_SAMPLING, Sampling
 from app.decoding.sharing import choose_sharing
@@ -212,6 +213,7 @@ class Captioner:
         models = [(self.drafter, self.prompts[0], *drafter), (self.target, self.prompts[1], *target)]
         models += [(model, self.prompts[1], *target) for model in more_targets]
         for model, prompt, encode, prefill, step, beside in models:
+            overwritten(model)
             for encoding, prefilling, stepping in (
                 (encode.threads, prefill.threads, step.threads),
                 (beside, beside, beside),

@@ -64,7 +64,7 @@ def main(folder: Path, shown: tuple[str, ...]) -> None:
                 SpanRecorder(),
             )
             own: list[int] = []
-            drafter.draft(own, captioner.settings.max_new_tokens, lambda drafted, run: True, SpanRecorder())
+            drafter.draft(own, captioner.settings.max_new_tokens, None, SpanRecorder())
             said = models[0].tokenizer.decode([token for token in own if token != models[0].eos_id])
             print(f"![Street {seed}, second {second}](images/{folder.name}/{seed}-{second}.png)\n")
             print(f"* drafter: {said}\n* target: {target}\n* true: {caption(sample.truth)}\n")

@@ -55,9 +55,9 @@ def _captions(captioner: Captioner, name: str, windows: Sequence[BenchWindow]) -
         job = _prepared(captioner, window.closed, number)
         drafter_thread = engine.worker.submit(get_ident).result()
         with _inside_the_runtime() as spent:
-            before = time.thread_time_ns() + engine.worker.submit(time.thread_time_ns).result()
+            before = engine.worker.submit(time.thread_time_ns).result() + time.thread_time_ns()
             strategy.run(job)
-            after = engine.worker.submit(time.thread_time_ns).result() + time.thread_time_ns()
+            after = time.thread_time_ns() + engine.worker.submit(time.thread_time_ns).result()
         inside = [spent.get(thread, (0, 0)) for thread in (get_ident(), drafter_thread)]
         if number >= WARM_UP and (passes := sum(count for _, count in inside)):
             found.append((after - before - sum(ns for ns, _ in inside)) / passes / 1e3)
@@ -90,8 +90,9 @@ def _inside_the_runtime() -> Iterator[dict[int, tuple[int, int]]]:
             try:
                 return originals[name](*args, **kwargs)
             finally:
-                ns, count = spent.get(get_ident(), (0, 0))
-                spent[get_ident()] = ns + time.thread_time_ns() - start, count + sessions[name]
+                thread = get_ident()
+                ns, count = spent.get(thread, (0, 0))
+                spent[thread] = ns + time.thread_time_ns() - start, count + sessions[name]
 
         return call
 

@@ -94,7 +94,7 @@ def _compare(
     drafter.begin(model.pixels_from_events(events.x, events.y, events.p, window.resolution), SpanRecorder())
     start = drafter.sequence.length, drafter.sequence.pending
     own: list[int] = []
-    drafter.draft(own, captioner.settings.max_new_tokens, lambda drafted, run: True, SpanRecorder())
+    drafter.draft(own, captioner.settings.max_new_tokens, None, SpanRecorder())
     quality.drafter.add(model.tokenizer.decode([token for token in own if token != model.eos_id]), truth)
 
     length, prompt = start

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from app.decoding.costs import Costs, Phase
-from app.decoding.model import LanguageModel
+from app.decoding.model import LanguageModel, overwritten
 from models.prompts import Prompt
 from models.runtimes.contract import Floats, FreeRunning
 
@@ -165,6 +165,8 @@ def calibrate(
     fused = _alternately([lambda n=rows: t.prefill(prefill.threads, n) for rows in fused_rows], 5)  # type: ignore[misc]
     shared = (max(1, options[-1] - 1), 1)
     alone, together, drafter_step = _overlap(d, t, shared)
+    for model in (drafter, target):
+        overwritten(model)
     return Costs(
         drafter_encode=best("drafter_encode", d.encode, 7),
         drafter_prefill=best("drafter_prefill", d.prefill, 7),

@@ -102,7 +102,7 @@ class Costs:
             table += [below_ms + rise * (rows - below) for rows in range(len(table), measured + 1)]
         return table + [table[-1] + self.verify_row_ms * n for n in range(1, MAX_DRAFT + 2 - len(table) + 1)]
 
-    @property
+    @cached_property
     def knee(self) -> int:
         """Rows that a verify pass carries for free: it costs no more than a decode step and a tenth."""
         return max(rows for rows in range(1, MAX_DRAFT + 1) if self.verify_ms(rows) <= FREE * self.target_step.ms)

@@ -72,7 +72,7 @@ class DraftLoop(Companion):
     def work(self) -> None:
         while self._next():
             token: list[int] = []
-            self.drafter.draft(token, 1, lambda drafted, run: True, self.job.recorder)
+            self.drafter.draft(token, 1, None, self.job.recorder)
             with self.changed:
                 if self._request is None:
                     self._text += token

@@ -195,13 +195,15 @@ class Drafter:
         Each with how likely it is to be the target's; those that cannot be are left out.
         """
         scores = self._sampler.all_scores(rows, places)
-        likely = np.argpartition(scores, -min(count, scores.shape[1]))[:, -count:]
+        count = min(count, scores.shape[1])
         weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-        shares = np.take_along_axis(weights, likely, axis=1) / weights.sum(axis=1, keepdims=True)
-        return [
-            sorted(((token, share) for token, share in zip(*of, strict=True) if share), key=lambda one: -one[1])
-            for of in zip(likely.tolist(), shares.tolist(), strict=True)
-        ]
+        weights /= weights.sum(axis=1, keepdims=True)
+        found = np.nonzero(scores >= np.partition(scores, -count)[:, -count, None])  # where two are equal, the first
+        likely: list[list[tuple[int, float]]] = [[] for _ in scores]
+        for row, token, share in zip(*map(np.ndarray.tolist, (*found, weights[found])), strict=True):
+            if share:
+                likely[row].append((token, share))
+        return [sorted(one, key=lambda candidate: -candidate[1])[:count] for one in likely]
 
     def feed_tree(self, tree: TokenTree, recorder: SpanRecorder) -> Floats | None:
         """Feed what is pending and a tree behind it; logits [1 + len(tree), vocabulary], None when there are no more.

@@ -7,6 +7,7 @@ leaves are proposed children that are not yet.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from heapq import heappop, heappush
 
 from app.decoding.tree import ROOT, TokenTree
 
@@ -22,6 +23,8 @@ class GrowingTree:
         self._eos_id = eos_id  # ends a text: never expanded
         self._weights: list[float] = []  # of the nodes
         self._leaves: dict[Edge, float] = {}
+        self._open: list[tuple[float, int, Edge]] = []  # heap of those that can be expanded: −weight, order, edge
+        self._proposed = 0
         self._hidden: set[Edge] = set()  # drafts that cost the caption no time
 
     def __len__(self) -> int:
@@ -29,11 +32,16 @@ class GrowingTree:
         return len(self.nodes) + len(self._leaves)
 
     def take(self, width: int, depth: int) -> list[int]:
-        """Move the likeliest leaves, at most `width`, above `depth`, to the nodes: they are to be expanded now."""
-        open_leaves = [edge for edge in self._leaves if edge[1] != self._eos_id and self._depth(edge) < depth]
-        best = sorted(open_leaves, key=lambda edge: -self._leaves[edge])
-        room = self.nodes.limit - len(self.nodes)
-        return [self._expand(edge, self._leaves.pop(edge)) for edge in best[: min(width, room)]]
+        """Move the likeliest leaves, at most `width`, above `depth`, to the nodes: they are to be expanded now.
+
+        What lies deeper is not asked for again below this root.
+        """
+        taken: list[int] = []
+        while self._open and len(taken) < width and len(self.nodes) < self.nodes.limit:
+            _, _, edge = heappop(self._open)
+            if self._depth(edge) < depth:
+                taken.append(self._expand(edge, self._leaves.pop(edge)))
+        return taken
 
     def sprout(self, node: int, candidates: Iterable[tuple[int, float]]) -> None:
         """The drafter has said what may follow a node (or ROOT): tokens, each with its probability."""
@@ -42,7 +50,8 @@ class GrowingTree:
             self.rooted = True
         else:
             weight = self._weights[node]
-        self._leaves |= {(node, token): weight * probability for token, probability in candidates}
+        for token, probability in candidates:
+            self._propose((node, token), weight * probability)
 
     def hide(self) -> None:
         """What is drafted by now cost the caption no time."""
@@ -70,9 +79,15 @@ class GrowingTree:
                 places[node] = tree._expand((places[parent], token), self._weights[node] / scale)
         for (parent, token), weight in self._leaves.items():
             if parent in places:
-                tree._leaves[places[parent], token] = weight / scale
+                tree._propose((places[parent], token), weight / scale)
         tree._hidden = {(places[parent], token) for parent, token in self._hidden if parent in places}
         return tree
+
+    def _propose(self, edge: Edge, weight: float) -> None:
+        self._leaves[edge] = weight
+        self._proposed += 1
+        if edge[1] != self._eos_id:
+            heappush(self._open, (-weight, self._proposed, edge))
 
     def _expand(self, edge: Edge, weight: float) -> int:
         node = self.nodes.add(*edge)

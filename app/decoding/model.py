@@ -6,6 +6,7 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from itertools import takewhile
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -36,6 +37,17 @@ class LanguageModel(Protocol):
         """Ids below it have an embedding."""
 
 
+LOST = -2  # of `CachedSequence.begun`
+
+# By the decoder's id: the sequence whose rows are in its cache. Two captioners may take turns on the same models.
+_HOLDERS: WeakValueDictionary[int, CachedSequence] = WeakValueDictionary()
+
+
+def overwritten(model: LanguageModel) -> None:
+    """Say that the model's cache was written to by something else than a `CachedSequence`: a measurement, a warm-up."""
+    _HOLDERS.pop(id(model.decoder), None)
+
+
 class CachedSequence:
     """The rows of one sequence in a model's cache, and the rows that are still to be fed.
 
@@ -48,10 +60,15 @@ class CachedSequence:
         self.length = 0
         self.pending: Floats = np.empty((0, model.decoder.width), np.float32)
         self.following: list[int] = []
-        self.begun = 0  # sequences so far: tells whether the cache is still of the same one
+        self._begun = 0  # sequences so far
         self._places: Ints = np.arange(model.decoder.s_max)
         self._head: tuple[int, ...] = ()  # of the current sequence
         self._cached_head: tuple[int, ...] = ()  # whose rows are in the cache
+
+    @property
+    def begun(self) -> int:
+        """Tells whether the cache is still of the same sequence: their number so far, or that another has the cache."""
+        return self._begun if _HOLDERS.get(id(self.model.decoder)) is self else LOST
 
     def begin(self, prompt: Prompt, visual: Floats, kept: int = 0) -> None:
         """Start a sequence with its prompt pending; the constant head (system sentence) stays cached between sequences.
@@ -64,7 +81,7 @@ class CachedSequence:
                 f"prompt wants {prompt.num_visual} visual tokens, the vision side gave {len(visual)} after {kept}"
             )
         if kept:
-            self.begun += 1
+            self._begun += 1
             self.truncate(len(prompt.head_ids) + kept)
         else:
             self.open(prompt.head_ids)
@@ -72,7 +89,10 @@ class CachedSequence:
 
     def open(self, head: tuple[int, ...]) -> None:
         """Start a sequence of which only the head is known yet; it is pending unless it is cached."""
-        self.begun += 1
+        if self.begun == LOST:
+            self._cached_head = ()
+        _HOLDERS[id(self.model.decoder)] = self
+        self._begun += 1
         self._head = head
         if head == self._cached_head:
             self.length, self.pending = len(head), self.pending[:0]
@@ -80,6 +100,12 @@ class CachedSequence:
             self.length, self._cached_head = 0, ()
             self.pending = self._embed(head)
         self.following = []
+
+    def forget(self) -> None:
+        """Someone else has used the cache: nothing of it is valid any more."""
+        self._begun += 1
+        self._cached_head = ()
+        self.truncate(0)
 
     def append(self, rows: Floats) -> None:
         """Put embeddings [T, D] behind what is pending."""

@@ -7,6 +7,7 @@ was proposed, in whatever order and by whichever strategy; and a drafter that us
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +49,18 @@ class Sampler:
             if weights[row > row[token]].sum() >= self.sampling.top_p * weights.sum():  # outside the nucleus
                 token = int(self.scores(row, place).argmax())
         return token
+
+    def picks(self, rows: Floats, places: Sequence[int]) -> list[int]:
+        """`pick` for several positions, from logits [N, V]."""
+        if not self.sampling.temperature:
+            return rows.argmax(axis=1).tolist()  # type: ignore[no-any-return]
+        return [self.pick(row, place) for row, place in zip(rows, places, strict=True)]
+
+    def all_scores(self, rows: Floats, places: Sequence[int]) -> Floats:
+        """`scores` [N, V] of several positions, from logits [N, V]."""
+        if not self.sampling.temperature:
+            return rows
+        return np.stack([self.scores(row, place) for row, place in zip(rows, places, strict=True)])
 
     def scores(self, row: Floats, place: int) -> Floats:
         """What is compared, in units of logits: logit + T · g [V]; −inf outside the nucleus. `pick` is its argmax."""

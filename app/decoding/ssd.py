@@ -103,7 +103,7 @@ class OutcomeCache(TreeDrafting):
     def _draft(self, text: list[int]) -> None:
         drafts: list[int] = []
         self.restart(text)  # the last token is pending again: its distribution is drafted from
-        self.drafter.draft(drafts, self.depth, lambda drafted, run: True, self.job.recorder)
+        self.drafter.draft(drafts, self.depth, None, self.job.recorder)
         self.restart(text)
         with self.changed:
             self._drafted = drafts
@@ -119,18 +119,20 @@ class OutcomeCache(TreeDrafting):
         if logits is None:
             return
         tips: dict[Outcome, int] = {}
-        alpha, budget = self.engine.guard.alpha, max(2, NODES // self.depth)
-        for accepted, fan in enumerate(fan_out(alpha, len(continued), budget)):
-            node, known = chain[accepted], (*speculation[accepted : accepted + 1], drafter.model.eos_id)
-            likely = drafter.candidates(logits[1 + node], place + accepted, fan + len(known))
+        fans = fan_out(self.engine.guard.alpha, len(continued), max(2, NODES // self.depth))
+        likeliest = drafter.candidates(logits, range(place, place + len(chain)), max(fans) + 2)
+        for accepted, (fan, likely) in enumerate(zip(fans, likeliest, strict=True)):
+            known = (*speculation[accepted : accepted + 1], drafter.model.eos_id)
             for token in [token for token, _ in likely if token not in known][:fan]:
-                child = tree.add(node, token)
+                child = tree.add(chain[accepted], token)
                 if child is not None:
                     tips[accepted, token] = child
         for _ in range(self.depth):
             if self._request or self.stopped or not tips or (logits := self.feed(tree)) is None:
                 return
-            picks = {v: drafter.pick(logits[1 + node], place + tree.depths[node] + 1)[0] for v, node in tips.items()}
+            nodes = list(tips.values())
+            tokens = drafter.picks(logits[1:][nodes], [place + tree.depths[node] + 1 for node in nodes])
+            picks = dict(zip(tips, tokens, strict=True))
             with self.changed:
                 for outcome, token in picks.items():
                     cache.setdefault(outcome, []).append(token)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-
-import numpy as np
+from itertools import accumulate
+from operator import mul
 
 from app.decoding.costs import MAX_DRAFT, Curve
 
@@ -24,7 +24,7 @@ class Survival:
 
     def __init__(self, alpha: float) -> None:
         self.prior = alpha
-        self._hits, self._trials = np.zeros(MAX_DRAFT), np.zeros(MAX_DRAFT)  # [n]: of the places n, from 0
+        self._hits, self._trials = [0.0] * MAX_DRAFT, [0.0] * MAX_DRAFT  # [n]: of the places n, from 0
         self._all_hits = self._all_trials = 0.0
         self._curve: list[float] | None = None
         self._heard = False  # in this caption
@@ -33,8 +33,8 @@ class Survival:
         """A draft's first `stood` tokens stood; `compared` is one more when the next was compared and refused."""
         if not compared:
             return
-        self._hits[:stood] += 1
-        self._trials[:compared] += 1
+        self._hits[:stood] = [count + 1 for count in self._hits[:stood]]
+        self._trials[:compared] = [count + 1 for count in self._trials[:compared]]
         self._all_hits += stood
         self._all_trials += compared
         self._curve, self._heard = None, True
@@ -42,8 +42,8 @@ class Survival:
     def fade(self) -> None:
         """A caption has ended."""
         decay = DECAY if self._heard else FORGET
-        self._hits *= decay
-        self._trials *= decay
+        self._hits = [decay * count for count in self._hits]
+        self._trials = [decay * count for count in self._trials]
         self._all_hits *= decay
         self._all_trials *= decay
         self._curve, self._heard = None, False
@@ -56,8 +56,9 @@ class Survival:
     @property
     def curve(self) -> Curve:
         if self._curve is None:
-            stands = (self._hits + PLACED * self.alpha) / (self._trials + PLACED)
-            self._curve = [1.0, *np.cumprod(stands).tolist()]
+            prior = PLACED * self.alpha
+            stands = [(hits + prior) / (trials + PLACED) for hits, trials in zip(self._hits, self._trials, strict=True)]
+            self._curve = list(accumulate(stands, mul, initial=1.0))
         return self._curve
 
 

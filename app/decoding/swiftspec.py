@@ -81,14 +81,16 @@ class TreeGrower(TreeDrafting):
 
     def work(self) -> None:
         while (leaves := self._next()) is not None:
-            logits = self.feed(self._tree.nodes)
+            nodes = self._tree.nodes
+            logits = self.feed(nodes)
             with self.changed:
                 if logits is None:
                     self._exhausted = True
                 else:
-                    for node in leaves:
-                        place = len(self.text) + (0 if node == ROOT else self._tree.nodes.depths[node] + 1)
-                        self._tree.sprout(node, self.drafter.candidates(logits[1 + node], place, WIDTH))
+                    places = [len(self.text) + (0 if node == ROOT else nodes.depths[node] + 1) for node in leaves]
+                    likeliest = self.drafter.candidates(logits[[1 + node for node in leaves]], places, WIDTH)
+                    for node, candidates in zip(leaves, likeliest, strict=True):
+                        self._tree.sprout(node, candidates)
                 self.changed.notify_all()
 
     def _next(self) -> list[int] | None:

@@ -104,7 +104,7 @@ class OnnxDecoder:
 
     def embed(self, ids: Ints) -> Floats:
         """Token ids [T] to embeddings [T, D]."""
-        return self._embedding.widen(self._table[ids])
+        return self._embedding.widen(self._table.take(ids, axis=0))
 
     def forward(self, embeddings: Floats, length: int, rows: Ints, threads: int) -> Floats:
         """Causal pass; see the contract."""
