@@ -79,13 +79,10 @@ def scene_truth(row: NDArray[np.int8]) -> SceneTruth:
     )
 
 
-def mirrored(row: NDArray[np.int8]) -> NDArray[np.int8] | None:
-    """The truth of the mirror image; None when that would show a combination kept from training."""
-    row = row.copy()
-    direction = row[:, 3]
-    row[:, 3] = np.where(direction == LEFT, RIGHT, np.where(direction == RIGHT, LEFT, direction))
-    scene = scene_truth(row)
-    return None if any(is_held_out(thing.kind, thing.colour, thing.direction) for thing in scene.objects) else row
+def is_shown(row: NDArray[np.int8]) -> bool:
+    """Whether training may show what a row of `Street.truth` tells: no combination that is kept from it."""
+    things = scene_truth(row).objects
+    return not any(is_held_out(thing.kind, thing.colour, thing.direction) for thing in things)
 
 
 def caption_of(row: NDArray[np.int8]) -> str:

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from models.demo.data import EVENT_FRAMES, LEFT, RIGHT, Street, caption_of, mirrored, pixels_of
+from models.demo.data import EVENT_FRAMES, Street, caption_of, pixels_of
 from models.demo.midway import MidwayHeads
 from models.demo.sight import SightHeads, owners
 from models.demo.speech import caption_loss, caption_pass, encoded, padded, prefix
+from models.demo.variation import STOPPED, Seen, Squares, Truth, mirrored, moved, recoloured, stopped
 from models.eventgpt import EventGPT
 from models.llama import LlamaDecoder
 from models.prompts import Prompt
@@ -29,7 +30,6 @@ SIGHT_WEIGHT, MIDWAY_WEIGHT = 0.5, 0.5  # of the heads' losses beside the captio
 SKETCH = slice(1, FRAMES, 2)  # frames of a window that show its motion as well as all eight
 SKETCH_FRAMES = len(range(FRAMES)[SKETCH])
 SKETCH_PATCHES = 10
-SHIFT = 6  # pixels by which a window is moved, any way
 
 
 @dataclass(frozen=True)
@@ -51,49 +51,47 @@ class Batch:
         return torch.from_numpy(self.truth).to(self.images.device)
 
 
-def draw(street: Street, rng: np.random.Generator, size: int, part: slice, vary: bool) -> Batch:
-    """Random windows with the `part` of the images of each; with `vary` moved a little, half of them mirrored."""
+def draw(street: Street, rng: np.random.Generator, size: int, part: slice, vary: bool, frames: bool) -> Batch:
+    """Random windows with the `part` of the images of each, which are `frames` or event frames; with `vary` each of
+    them made another that is as true."""
     drawn = rng.integers(len(street), size=size)
-    wanted = (rng.random(size) < 0.5) & vary
-    truth, flipped = street.truth[drawn].copy(), np.zeros(size, np.bool_)
-    for i in np.flatnonzero(wanted):
-        if (other := mirrored(truth[i])) is not None:
-            truth[i], flipped[i] = other, True
-    squares, seen = street.images[drawn, part], street.seen[drawn, part].copy()
-    squares = np.where(flipped[:, None, None, None, None], squares[..., ::-1, :], squares)
-    turned = flipped[:, None, None] & (seen[..., 0] >= 0)
-    seen[..., 3] = np.where(turned, 1 - seen[..., 3], seen[..., 3])
-    facing = seen[..., 2]
-    other_way = np.where(facing == LEFT, RIGHT, np.where(facing == RIGHT, LEFT, facing))
-    seen[..., 2] = np.where(turned, other_way, facing)
+    windows = [(street.images[i, part], street.seen[i, part], street.truth[i]) for i in drawn.tolist()]
     if vary:
-        squares = _moved(squares, seen, rng.integers(-SHIFT, SHIFT + 1, (size, 2)))
+        windows = [_varied(*window, rng, frames) for window in windows]
+    squares, seen, truth = (np.stack(parts) for parts in zip(*windows, strict=True))
     pixels = pixels_of(squares.reshape(-1, *squares.shape[2:])).reshape(size, -1, 3, *squares.shape[2:4])
     return Batch(torch.from_numpy(pixels), torch.from_numpy(seen), truth, drawn)
 
 
-def _moved(squares: NDArray[np.uint8], seen: NDArray[np.float32], by: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """All images of a window moved alike `by` [B, 2] pixels right and down, its edge repeated; `seen` is told."""
-    side = squares.shape[2]
-    wide = np.pad(squares, ((0, 0), (0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), mode="edge")
-    starts = SHIFT - by
-    moved = [window[:, y : y + side, x : x + side] for window, (x, y) in zip(wide, starts.tolist(), strict=True)]
-    there = (seen[..., 0] >= 0)[..., None]
-    seen[..., 3:5] += np.where(there, (by / side)[:, None, None].astype(np.float32), 0)
-    return np.stack(moved)
+def _varied(
+    squares: Squares, seen: Seen, truth: Truth, rng: np.random.Generator, frames: bool
+) -> tuple[Squares, Seen, Truth]:
+    """Event frames show no colour, and nothing that stands."""
+    if frames and rng.random() < STOPPED:
+        squares, seen, truth = stopped(squares, seen, truth, rng)
+    if rng.random() < 0.5:
+        squares, seen, truth = mirrored(squares, seen, truth) or (squares, seen, truth)
+    if frames and rng.random() < 0.5:
+        squares, seen, truth = recoloured(squares, seen, truth, rng) or (squares, seen, truth)
+    return *moved(squares, seen, rng), truth
 
 
 @dataclass(frozen=True)
 class View:
-    """A batch as a network sees it: what the heads read (patches [B, t, grid², C], features [B, t, D]) and `seen` of
-    those images; the visual embeddings [B, n, D], of which the last are patches at `places` [B, m, 2] (x, y), and which
-    visual rows of the prompt they are (None: all)."""
+    """A batch as a network sees it.
+
+    What the heads read: patches [B, t, grid², C] and features [B, t, D] of images with `seen` [B, t, 2, 8]. What the
+    decoder reads: visual embeddings [B, n, D], which are the prompt's visual rows `kept` [B, n] (None: all), and of
+    which `rows` [i, m] are patches at `places` [B, i, m, 2] (x, y) of images with `shown` [B, i, 2, 8].
+    """
 
     patches: Tensor
     features: Tensor
     seen: Tensor
     visual: Tensor
+    rows: Tensor
     places: Tensor
+    shown: Tensor
     kept: Tensor | None = None
 
 
@@ -119,30 +117,31 @@ class TargetStudent:
         self.tokens = self.tower.config.tokens
         width = self.tower.config.hidden_size
         self.heads = SightHeads(width, width, SKETCH_FRAMES, isqrt(self.tokens), colour=True)
-        self.midway = MidwayHeads(model.decoder.config.hidden_size, colour=True)
+        self.midway = MidwayHeads(model.decoder.config.hidden_size, colour=True, several=True)
         self.street, self.prompt = street, prompt
 
     def draw(self, rng: np.random.Generator, size: int, whole: bool, vary: bool = True) -> Batch:
-        return draw(self.street, rng, size, slice(None) if whole else SKETCH, vary)
+        return draw(self.street, rng, size, slice(None) if whole else SKETCH, vary, frames=True)
 
     def look(self, batch: Batch, whole: bool, rng: np.random.Generator) -> View:
         """A sketch keeps every other frame, and of each the class token and the patches that count, where they were."""
         size, frames = batch.images.shape[:2]
         states = self.tower(batch.images.flatten(0, 1), self.tower.config.num_hidden_layers - 1)[-1]
         each = states.reshape(size, frames, *states.shape[1:])
-        places = self.heads.places.expand(size, -1, -1)
+        places = self.heads.places.expand(size, frames, -1, -1)
         if whole:
-            seen, shown, kept = batch.seen[:, SKETCH], each[:, SKETCH], None
+            seen, looked_at, kept = batch.seen[:, SKETCH], each[:, SKETCH], None
         else:
-            seen, shown = batch.seen, each
+            seen, looked_at = batch.seen, each
             chosen = _patches_that_count(self.heads.places, seen, rng)  # [B, t, k]
-            places = places.gather(1, chosen[:, -1, :, None].expand(-1, -1, 2))
+            places = places.gather(2, chosen[..., None].expand(-1, -1, -1, 2))
             chosen = functional.pad(1 + chosen, (1, 0))  # the class token comes first
             each = each.gather(2, chosen[..., None].expand(-1, -1, -1, each.shape[-1]))
             first = torch.arange(FRAMES, device=chosen.device)[SKETCH] * self.tokens
             kept = (first[:, None] + chosen).flatten(1)
         visual = self.vision.multi_modal_projector(each.flatten(1, 2))
-        return View(shown[:, :, 1:], shown[:, :, 0], seen, visual, places, kept)
+        rows = torch.arange(frames * each.shape[2]).reshape(frames, -1)[:, 1:]
+        return View(looked_at[:, :, 1:], looked_at[:, :, 0], seen, visual, rows, places, batch.seen, kept)
 
 
 def _patches_that_count(places: Tensor, seen: Tensor, rng: np.random.Generator) -> Tensor:
@@ -160,18 +159,22 @@ class DrafterStudent:
         self.tower = model.vision.visual_tower
         width = model.decoder.config.hidden_size
         self.heads = SightHeads(width, width, EVENT_FRAMES, isqrt(self.tower.config.tokens), colour=False)
-        self.midway = MidwayHeads(width, colour=False)
+        self.midway = MidwayHeads(width, colour=False, several=False)
         self.street, self.prompt = street, prompt
 
     def draw(self, rng: np.random.Generator, size: int, whole: bool, vary: bool = True) -> Batch:
-        return draw(self.street, rng, size, slice(None), vary)
+        return draw(self.street, rng, size, slice(None), vary, frames=False)
 
     def look(self, batch: Batch, whole: bool, rng: np.random.Generator) -> View:
         features = self.vision.features(batch.images.flatten(0, 1))
         features = features.reshape(*batch.images.shape[:2], *features.shape[1:])
-        places = self.heads.places.expand(len(features), -1, -1)
+        visual = self.vision.pool(features)
+        places = self.heads.places.expand(
+            len(features), 1, -1, -1
+        )  # each a mean over the images: here told of the last
+        rows = torch.arange(visual.shape[1])[None, -places.shape[2] :]
         # The temporal tokens are means over positions, so that is what the heads read and what learns to tell places.
-        return View(features[:, :, 1:], features.mean(2), batch.seen, self.vision.pool(features), places)
+        return View(features[:, :, 1:], features.mean(2), batch.seen, visual, rows, places, batch.seen[:, -1:])
 
 
 def device_of(student: Student) -> torch.device:
@@ -214,8 +217,7 @@ def speech_loss(
     inputs, labels = (part.to(batch.images.device) for part in padded(texts, tokenizer.eos_id))
     before, positions = prefix(student.decoder, student.prompt, view.visual, view.kept)
     logits, midway = caption_pass(student.decoder, before, positions, inputs)
-    end = len(student.prompt.head_ids) + view.visual.shape[1]
-    patches = midway[:, end - view.places.shape[1] : end]
-    thought = student.midway.loss(patches, view.places, midway[:, -1], view.seen[:, -1], batch.labels)
+    patches = midway[:, len(student.prompt.head_ids) + view.rows]
+    thought = student.midway.loss(patches, view.places, midway[:, -1], view.shown, batch.labels)
     sight = student.heads.loss(view.patches, view.features, view.seen, batch.labels)
     return caption_loss(logits, labels) + SIGHT_WEIGHT * sight + MIDWAY_WEIGHT * thought

@@ -43,21 +43,21 @@ class SightHeads(nn.Module):
 
     def loss(self, patches: Tensor, features: Tensor, seen: Tensor, truth: Tensor) -> Tensor:
         """patches [B, t, grid², C], features [B, t, D]; seen [B, t, 2, 8] and truth [B, 2, 5] as in Street."""
-        dense = self._patch_loss(patches.flatten(0, 1), seen.flatten(0, 1))
+        dense = self._patch_loss(patches, seen)
         return PATCH_WEIGHT * dense + self._image_loss(features, seen) + self._window_loss(features, truth)
 
     def _patch_loss(self, patches: Tensor, seen: Tensor) -> Tensor:
         """Each patch names what covers its middle, the nearest first, and points to that object's centre."""
-        covered, owner = owners(self.places, seen)  # [N, grid²]
-        told = seen.gather(1, owner[..., None].expand(-1, -1, seen.shape[-1]))  # [N, grid², 8]
+        covered, owner = (part.reshape(*seen.shape[:2], -1) for part in owners(self.places, seen.flatten(0, 1)))
+        told = seen.gather(2, owner[..., None].expand(-1, -1, -1, seen.shape[-1]))  # [B, t, grid², 8]
         kind, colour, facing, position = self.patch(patches).split(PATCH_SIZES, -1)
         wanted = torch.where(covered, told[..., 0] + 1, 0.0).long()
-        loss = functional.cross_entropy(kind.flatten(0, 1), wanted.flatten())
+        loss = functional.cross_entropy(kind.flatten(0, 2), wanted.flatten())
         loss = loss + 0.5 * functional.cross_entropy(facing[covered], told[..., 2][covered].long())
         loss = loss + 0.5 * self.colour * functional.cross_entropy(colour[covered], told[..., 1][covered].long())
-        places = told[..., 3:].clone()
-        places[..., :2] -= self.places
-        return loss + 0.5 * POSITION_WEIGHT * functional.smooth_l1_loss(position[covered], places[covered], beta=EXACT)
+        position = torch.cat([position[..., :2] + self.places, position[..., 2:]], -1)
+        wide = functional.smooth_l1_loss(position[covered], told[covered][:, 3:], beta=EXACT)
+        return loss + 0.5 * POSITION_WEIGHT * wide + 0.5 * MOTION_WEIGHT * _patch_motion(position, covered, owner, seen)
 
     def _image_loss(self, features: Tensor, seen: Tensor) -> Tensor:
         said = self.image(features).unflatten(-1, (SLOTS, -1))  # [B, t, 2, …]
@@ -95,8 +95,19 @@ def owners(places: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
     return inside.any(1), inside.float().argmax(1)  # the first slot that covers it
 
 
-def _motion_loss(position: Tensor, seen: Tensor) -> Tensor:
-    """How far an object moved and grew between any two images: an error that both share does no harm."""
-    same = (seen[:, :, None, :, 0] >= 0) & (seen[:, :, None, :, :2] == seen[:, None, :, :, :2]).all(-1)  # [B, t, t, 2]
-    said, true = (each[:, :, None] - each[:, None] for each in (position, seen[..., 3:]))
-    return functional.smooth_l1_loss(said[same], true[same], beta=EXACT)
+def _patch_motion(position: Tensor, covered: Tensor, owner: Tensor, seen: Tensor) -> Tensor:
+    """The same from each object's patches, which `position` [B, t, grid², 5] together, by the mean."""
+    own = (torch.stack([owner == slot for slot in range(SLOTS)], 2) & covered[:, :, None]).float()  # [B, t, 2, grid²]
+    count = own.sum(-1, keepdim=True)
+    return _motion_loss(own @ position / count.clamp(min=1), seen, count[..., 0] > 0)
+
+
+def _motion_loss(position: Tensor, seen: Tensor, among: Tensor | None = None) -> Tensor:
+    """How far an object moved and grew between any two images: an error that both share does no harm.
+
+    position [B, t, 2, 5], seen [B, t, 2, 8]; `among` [B, t, 2]: where there is a position at all.
+    """
+    there = seen[..., 0] >= 0 if among is None else (seen[..., 0] >= 0) & among
+    same = there[:, :, None] & there[:, None] & (seen[:, :, None, :, :2] == seen[:, None, :, :, :2]).all(-1)
+    said, true = (each[:, :, None] - each[:, None] for each in (position, seen[..., 3:]))  # [B, t, t, 2, 5]
+    return functional.smooth_l1_loss(said[same], true[same], beta=EXACT / 2)
