@@ -30,7 +30,7 @@ from app.windows import Windower
 from models.bundle import VisionLanguageModel, load_first
 from models.prompts import QUESTION
 from models.runtimes.memory import PeakMemory
-from models.runtimes.shared import on_gpu, share_gpu
+from models.runtimes.shared import behind, on_gpu, share_gpu, share_of
 
 CONNECT_S = 0.0  # at a desk the broker is there or it is not: the first failure is told, none is waited out
 DEMO_SPAN_MS, EVENTGPT_SPAN_MS = 400, 50  # of events: what each drafter was trained on
@@ -116,7 +116,10 @@ def load_captioner(config: Config) -> Captioner:
     """Both models with the calibration of this machine. Raises ModelError."""
     drafter, target = load_pair(config)
     settings = captioner_settings(config, drafter.demo)
-    return Captioner(drafter, target, settings, more_targets=load_more_targets(config))
+    more, share = load_more_targets(config), share_of(target)
+    if share:  # they run on the same GPU
+        more = [behind(share, model, parted=True) for model in more]
+    return Captioner(drafter, target, settings, more_targets=more)
 
 
 def make_windower(config: Config, captioner: Captioner, info: SourceInfo, first_index: int = 0) -> Windower:
@@ -130,7 +133,7 @@ def make_windower(config: Config, captioner: Captioner, info: SourceInfo, first_
         windows.max_events,
         resolution=info.resolution,
         first_index=first_index,
-        frames_tell_time=info.one_clock,
+        frames_tell_time=info.one_clock and info.one_stream,
         frame_wait_us=windows.frame_wait_ms * 1000,
         stream=captioner.streams and config.replay.speed != "max",
     )

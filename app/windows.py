@@ -58,8 +58,9 @@ class Windower:
     Indices count from `first_index`. Memory: the items of the open windows, at most `max_events` events and one batch;
     over that the oldest events go, because the drafter looks at the newest, and are counted by the windows they were
     in. A frame belongs where the middle of its exposure lies. `frames_tell_time` is False where frames come from a
-    second device: they may then be ahead of the events and close nothing; or longer under way, and then a window waits
-    for those that it is to be given, as long as they still come, until sensor time is `frame_wait_us` past its end.
+    second device, or another way: they may then be ahead of the events, and close nothing; or longer under way, and
+    then a window waits for those that it is to be given, as long as they still come, until sensor time is
+    `frame_wait_us` past its end.
     """
 
     def __init__(

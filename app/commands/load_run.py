@@ -25,6 +25,10 @@ def command(
     events_per_s: Annotated[
         int, typer.Option("--events-per-s", min=1000, max=100_000_000, help="Events of each camera.")
     ] = 100_000,
+    network: Annotated[
+        bool,
+        typer.Option("--network", help="The demo street over dv network streams, with its own events, as cameras."),
+    ] = False,
     out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the findings as JSON.")] = None,
 ) -> None:
     """Live cameras of pre-made load against a real broker: windows accounted for, ages, memory, stalls."""
@@ -35,7 +39,7 @@ def command(
     from app.faults.load import LoadRun, LoadSettings, failures
 
     writable(out, "--json")
-    settings = LoadSettings(seconds, cameras, windows_per_s, captions_per_s, events_per_s)
+    settings = LoadSettings(seconds, cameras, windows_per_s, captions_per_s, events_per_s, network)
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="event-captioner-load-") as folder:
         run = LoadRun(load_config(config), Path(folder), settings)

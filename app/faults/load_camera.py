@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import numpy as np
 
@@ -68,23 +68,18 @@ def _run(chance: np.random.Generator, count: int) -> Events:
 class LoadSource:
     """The source in the service; it reads the pipe as every live camera does. Raises SourceError."""
 
-    def __init__(self, events_per_s: int, on_read: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, events_per_s: int) -> None:
         self._capture = Capture(EventCameraSpec(device=str(events_per_s)), MODULE)
         self.info = SourceInfo("LOAD", (WIDTH, HEIGHT), True, True, True)
-        self._on_read = on_read
-        self.events = 0  # that came through the pipe
+        self.trouble: dict[str, str] = {}
 
     @property
-    def left_out(self) -> int:
-        """Events that the capture process let go, because they were not read in time."""
-        return self._capture.dropped["events"]
+    def dropped(self) -> dict[str, int]:
+        """What the capture process let go, because it was not read in time."""
+        return self._capture.dropped
 
-    async def __aiter__(self) -> AsyncIterator[Item]:
-        self._on_read()
-        async for item in self._capture.items():
-            if isinstance(item, Events):
-                self.events += len(item)
-            yield item
+    def __aiter__(self) -> AsyncIterator[Item]:
+        return self._capture.items()
 
     async def close(self) -> None:
         await asyncio.to_thread(self._capture.close)

@@ -6,19 +6,21 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from app.camera_config import CameraConfig
 from app.captioner import Captioner
 from app.commands.run import serve
 from app.config import load_config
 from app.faults.load_camera import LoadSource
-from app.live.build import Start
+from app.live.build import Start, open_camera
 from app.live.service import Service
 from app.logs import set_up_logging
 from app.records import Caption
+from app.sensors.contract import CapturedSource, Events, Item, Source, SourceInfo
 from app.session import load_captioner
 from app.windows import Window
 
@@ -68,18 +70,48 @@ class Pulse:
         return self._away.figures("stall") | self._worked.figures("worked")
 
 
+class Watched:
+    """A source of the run, its events counted; `on_read` is called when somebody begins to read."""
+
+    def __init__(self, source: CapturedSource, on_read: Callable[[], None]) -> None:
+        self._source, self._on_read = source, on_read
+        self.events = 0  # that came through the pipe
+
+    @property
+    def info(self) -> SourceInfo:
+        return self._source.info
+
+    @property
+    def trouble(self) -> Mapping[str, str]:
+        return self._source.trouble
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        return self._source.dropped
+
+    async def __aiter__(self) -> AsyncIterator[Item]:
+        self._on_read()
+        async for item in self._source:
+            if isinstance(item, Events):
+                self.events += len(item)
+            yield item
+
+    async def close(self) -> None:
+        await self._source.close()
+
+
 class Load:
     """Cameras, model and books of one run."""
 
-    def __init__(self, events_per_s: int, captions_per_s: float) -> None:
-        self._events_per_s, self._least_s = events_per_s, 1 / captions_per_s if captions_per_s else 0.0
+    def __init__(self, captions_per_s: float) -> None:
+        self._least_s = 1 / captions_per_s if captions_per_s else 0.0
         self._pulse = Pulse()
-        self._sources: list[LoadSource] = []
+        self._sources: list[Watched] = []
 
-    def open(self) -> LoadSource:
-        source = LoadSource(self._events_per_s, self._pulse.start)
-        self._sources.append(source)
-        return source
+    def watched(self, source: CapturedSource) -> Watched:
+        """The source, counted from now on."""
+        self._sources.append(Watched(source, self._pulse.start))
+        return self._sources[-1]
 
     def bounded(self, load: Callable[[], Captioner]) -> Captioner:
         """The captioner, no quicker than told: capacity is what the run says, on any machine."""
@@ -104,7 +136,7 @@ class Load:
                 for name, c in service.counts.items()
             },
             "events": sum(source.events for source in self._sources),
-            "events_left_out": sum(source.left_out for source in self._sources),
+            "events_left_out": sum(source.dropped["events"] for source in self._sources),
             "events_over_limit": sum(what["excess_events"] for what in lost),
             "late_events": sum(what["late_events"] for what in lost),
             "loop": self._pulse.figures(),
@@ -112,16 +144,26 @@ class Load:
 
 
 def main(argv: list[str]) -> None:
-    """`load_service CONFIG BOOKS EVENTS_PER_S CAPTIONS_PER_S`"""
+    """`load_service CONFIG BOOKS EVENTS_PER_S CAPTIONS_PER_S`; cameras that are not live give pre-made load."""
     config = load_config(Path(argv[0]))
     set_up_logging(config.telemetry.log_level, config.telemetry.log_format)
-    load = Load(int(argv[2]), float(argv[3]))
+    load, events_per_s = Load(float(argv[3])), int(argv[2])
+
+    def opener(camera: CameraConfig) -> Callable[[], Source]:
+        def open_source() -> Source:
+            if camera.source != "live":
+                return load.watched(LoadSource(events_per_s))
+            source = open_camera(camera)
+            assert isinstance(source, CapturedSource)
+            return load.watched(source)
+
+        return open_source
 
     def write(service: Service) -> None:
         Path(argv[1]).write_text(json.dumps(load.books(service)))
 
     start = Start(
-        sources=dict.fromkeys(config.cameras, load.open),
+        sources={name: opener(camera) for name, camera in config.cameras.items()},
         load=lambda: load.bounded(lambda: load_captioner(config)),
         on_stop=write,
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,6 +22,8 @@ from app.publishing.errors import PublishError
 
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 15.0
+DRAW_S = 180.0  # for the street, on a busy machine
+LONGEST_DRAWN_S = 60  # of it; 5 MB a second
 
 
 class Child:
@@ -92,6 +96,40 @@ class Mosquitto(Child):
             if self.dead or time.monotonic() > deadline:
                 raise PublishError(f"fault-run: mosquitto does not serve port {self.port}; see {self._log}")
             time.sleep(0.02)
+
+
+class Street(Child):
+    """The demo street over two dv network streams."""
+
+    def __init__(self, folder: Path, seed: int, seconds: float) -> None:
+        self._ports = free_port(), free_port()
+        drawn_s = min(LONGEST_DRAWN_S, math.ceil(seconds))
+        command = [sys.executable, "-P", "-m", "app.faults.street_server", *map(str, (*self._ports, seed, drawn_s))]
+        super().__init__(command, folder / f"street{seed}.log")
+
+    def camera(self) -> dict[str, Any]:
+        """Its section of the configuration."""
+        events, frames = ({"network": f"127.0.0.1:{port}"} for port in self._ports)
+        return {"source": "live", "event_camera": events, "rgb_camera": frames}
+
+    def serve(self) -> None:
+        """Start, and wait until both are served. Raises PublishError when that does not come about."""
+        self.start()
+        deadline = time.monotonic() + DRAW_S
+        for port in self._ports:
+            while not answers_tcp(port):
+                if self.dead or time.monotonic() > deadline:
+                    raise PublishError(f"load-run: the street is not served; see {self._log}")
+                time.sleep(0.1)
+
+
+def answers_tcp(port: int) -> bool:
+    """Whether something listens there."""
+    try:
+        socket.create_connection(("127.0.0.1", port), 1.0).close()
+    except OSError:
+        return False
+    return True
 
 
 def with_windows_of(config: Config, length_ms: int) -> dict[str, Any]:

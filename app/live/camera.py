@@ -186,7 +186,7 @@ class Camera:
         self.opened.set()
         log.info("source_opened", camera=self.name, source=info.name)
         reading = asyncio.create_task(self._items(source, info))
-        watching = asyncio.create_task(self._watch())
+        watching = asyncio.create_task(self._watch(info))
         matching = [asyncio.create_task(self._match(self._alignment))] if self._alignment else []
         try:
             await asyncio.wait((reading, watching), return_when=asyncio.FIRST_COMPLETED)
@@ -254,13 +254,13 @@ class Camera:
                 alignment.matched(motion, await asyncio.to_thread(match, motion))
             self.sync = alignment.sync
 
-    async def _watch(self) -> str:
+    async def _watch(self, info: SourceInfo) -> str:
         """Close windows on time, and tell a stalled stream from a frozen source; returns when it is frozen."""
         while True:
             await asyncio.sleep(TICK_S)
             at_ns, now_us = time.monotonic_ns(), self._now.now_us()
-            telling = self.streams["events"] if self._alignment else None  # frames of another device close nothing
-            last_ns = self._last_ns if telling is None or telling.last_ns is None else telling.last_ns
+            events_ns = None if info.one_clock and info.one_stream else self.streams["events"].last_ns
+            last_ns = self._last_ns if events_ns is None else events_ns  # frames of another device close nothing
             if at_ns - last_ns > QUIET_NS and now_us is not None and self._windower is not None:
                 self._give(self._windower.tick(now_us - QUIET_NS // 1000))
             if at_ns - self._last_ns > self._frozen_s * 1e9:

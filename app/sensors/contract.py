@@ -58,6 +58,7 @@ class SourceInfo:
     start_us: int | None = None  # recordings: first and one past the last sensor time
     end_us: int | None = None
     one_clock: bool = True  # False: the frames come from a second device, in order, each with its own clock's time
+    one_stream: bool = True  # False: events and frames are each in order, and may overtake one another
 
 
 Item = Events | Frame

@@ -64,6 +64,7 @@ class Live:
             has_frames="frames" in self._specs or hellos[0].frames,
             live=True,
             one_clock=len({hello.clock for hello in hellos}) == 1,
+            one_stream=len(self._specs) == 1,
         )
 
     def _try(self, role: str) -> None:

@@ -45,6 +45,24 @@ def test_events_over_every_limit_are_dropped_and_counted(mosquitto: Mosquitto, t
     assert not found["unaccounted"]
 
 
+@pytest.mark.timeout(0)
+def test_a_network_source_says_how_long_a_caption_takes_from_sensor_to_subscriber(
+    mosquitto: Mosquitto, tiny_config: Path
+) -> None:
+    pytest.importorskip("dv_processing", reason="the street is served by dv-processing")
+    mosquitto.stop()
+    folder = tiny_config.parent / "run"
+    folder.mkdir()
+    tiny_config.write_text(tiny_config.read_text() + "service: {max_age_s: 60}\n")
+    settings = LoadSettings(6.0, cameras=1, windows_per_s=2, captions_per_s=0, network=True)
+    found = LoadRun(load_config(tiny_config), folder, settings).run(lambda text: None)
+    assert not found["unaccounted"]
+    assert found["received"] == found["captioned"] > 0
+    assert found["events_per_s"] > 0
+    spread = found["sensor_to_publish_ms"]
+    assert 0 < spread["p50"] <= spread["p95"] <= spread["max"]
+
+
 def test_what_must_not_be_is_named() -> None:
     found = {"unaccounted": 0, "over_age": 2, "memory_growth": 0.06, "unfair": 0.1}
     assert failures(found) == ["over_age", "memory_growth"]

@@ -87,6 +87,7 @@ def test_events_and_frames_of_a_network_stream(serve: Callable[..., Server]) -> 
     assert source.info.resolution == dv_server.SIZE[::-1]
     assert (source.info.live, source.info.has_events, source.info.has_frames) == (True, True, True)
     assert source.info.one_clock
+    assert not source.info.one_stream
     found = read(source, of_each(8))
     events = [item for item in found if isinstance(item, Events)]
     assert all((run.x < 48).all() and (run.y < 64).all() and len(run) for run in events)
