@@ -26,14 +26,15 @@ from app.decoding.survival import Acceptance
 from app.decoding.transcript import Transcript
 from app.pair import check_pair
 from app.records import Caption, Token
+from app.telemetry.device_spans import device_spans
 from app.telemetry.spans import Span, SpanRecorder
 from app.windows import Window, drafter_events
 from models.bundle import VisionLanguageModel
 from models.errors import ModelError
 from models.prompts import QUESTION
-from models.runtimes.contract import Floats
+from models.runtimes.contract import Floats, Timed
 from models.runtimes.nvidia import GpuError
-from models.runtimes.shared import ladder_of, share_of
+from models.runtimes.shared import ladder_of, on_gpu, share_of
 from models.runtimes.sharing import Sharing
 
 log = structlog.get_logger(__name__)
@@ -94,7 +95,11 @@ class Captioner:
                 f"set it to {target.frames}"
             )
         self.calibration_cached = False
-        self.costs = costs or self._calibrated(cache or user_cache_path("event-captioner"))
+        self._cache = None if costs else cache or user_cache_path("event-captioner")  # None: the plan is the caller's
+        self._more_targets = more_targets
+        self._planned_for = self._generations
+        self._planning: list[Span] = []  # a plan that was made anew, for the record of the next caption
+        self.costs = costs or self._calibrated(self._cache or Path())
         acceptance = Acceptance(alpha=settings.prior_alpha)
         content = target.tokenizer.content
         self.engine = Engine(
@@ -163,6 +168,7 @@ class Captioner:
 
         Between two frames it leaves when `preempted`: something else wants the target.
         """
+        self._plan_anew_if_a_model_fell()
         if window.draft_due and self.drafts_ahead and self._ahead != (camera, window.index):
             self.draft_ahead(window, camera)
         if self.streams:
@@ -189,6 +195,7 @@ class Captioner:
         if not window.frames:
             raise ValueError("a window without frames has no verified caption")
         started = time.monotonic_ns()
+        self._plan_anew_if_a_model_fell()
         if self._ahead != (camera, window.index):
             self._strategy.abandon()
         self._ahead = None
@@ -198,6 +205,27 @@ class Captioner:
             self._shown = None
         finished = time.monotonic_ns()
         return self._caption(window, transcript, placement, recorder, started, finished)
+
+    @property
+    def _generations(self) -> list[int]:
+        """How often each model was loaded: it changes when one falls to its next runtime."""
+        ladders = map(ladder_of, (self.drafter, self.target, *self._more_targets))
+        return [ladder.generation for ladder in ladders if ladder]
+
+    def _plan_anew_if_a_model_fell(self) -> None:
+        """Placement, threads, draft length and sharing were measured with a runtime that is gone: do it again."""
+        if self._cache is None or self._planned_for == self._generations:
+            return
+        self.call_off()
+        begun = time.monotonic_ns()
+        if share := share_of(self.target):
+            share.begin_anew(shared=on_gpu(self.drafter) and on_gpu(self.target))
+        self.costs = self._calibrated(self._cache)
+        self._warm_up(self._more_targets)
+        self.engine.plan_anew(self.costs)
+        self._planned_for = self._generations
+        self._planning.append(Span("calibrate", "host", begun, time.monotonic_ns(), {"sharing": self.costs.sharing}))
+        log.info("planned_anew", sharing=self.costs.sharing, seconds=round(self._planning[-1].ms / 1e3, 1))
 
     def close(self) -> None:
         """End the drafter's worker thread."""
@@ -273,7 +301,7 @@ class Captioner:
             finish_reason=transcript.finish_reason or "length",
             mean_logprob=float(logprobs.mean()),
             stats=replace(transcript.stats(self._strategy.name, placement), streamed_frames=self.engine.streamed),
-            spans=tuple(sorted([*recorder.spans, *self._fallbacks()], key=lambda span: span.start_ns)),
+            spans=tuple(sorted([*recorder.spans, *self._beside(recorder.spans)], key=lambda span: span.start_ns)),
             draft_text=tokenizer.decode(draft).strip() if draft else None,
             started_ns=started,
             finished_ns=finished,
@@ -287,6 +315,18 @@ class Captioner:
             },
         )
 
+    def _beside(self, spans: Sequence[Span]) -> list[Span]:
+        """When the GPU was busy with the stages of a caption, what a model had to give up, and a plan made anew."""
+        planning, self._planning = self._planning, []
+        lanes = [("drafter", self.drafter), ("target", self.target)]
+        lanes += [(f"target {number}", model) for number, model in enumerate(self._more_targets, 2)]
+        busy = [
+            span
+            for lane, model in lanes if isinstance(model.decoder, Timed)
+            for span in device_spans(spans, lane, model.decoder.busy())
+        ]  # fmt: skip
+        return [*planning, *busy, *self._fallbacks()]
+
     def _fallbacks(self) -> list[Span]:
         """What either model had to give up since the last caption: a smaller part of a pass, another runtime."""
         return [
@@ -299,6 +339,15 @@ class Captioner:
 
     def _calibrated(self, folder: Path) -> Costs:
         share = share_of(self.target)
+        if share and not share.ways:
+            share = None  # one of the two runs on the CPU by now
+        ladders = [ladder_of(model) for model in (self.drafter, self.target)]
+        for ladder in filter(None, ladders):
+            ladder.planned = True
+        runtimes = [
+            ladder.runtime if ladder else model.runtime
+            for ladder, model in zip(ladders, (self.drafter, self.target), strict=True)
+        ]
 
         def measure() -> Costs:  # on a GPU the host's threads do nothing
             return measure_costs(self.drafter, self.target, self.settings, 1 if share else None)
@@ -312,8 +361,7 @@ class Captioner:
         key = cache_key(
             str(self.drafter.manifest),
             str(self.target.manifest),
-            self.drafter.runtime,
-            self.target.runtime,
+            *runtimes,
             processor(),
             str(available_cores()),
             *(found for name in ("onnxruntime", "torch") if (found := installed(name))),

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from app.decoding.acceptance import Verdict, verify_chain, verify_tree
+from app.decoding.costs import Costs
 from app.decoding.drafting import Drafter, FreeRun, PhaseThreads, Worth
 from app.decoding.guard import Guard
 from app.decoding.model import CachedSequence, LanguageModel
@@ -94,6 +95,13 @@ class Engine:
         if self.sharing:
             return PhaseThreads(*[costs.overlap_threads[1]] * 3)
         return PhaseThreads(costs.drafter_encode.threads, costs.drafter_prefill.threads, costs.drafter_step.threads)
+
+    def plan_anew(self, costs: Costs) -> None:
+        """Costs that were measured since the last caption, in the models' own caches."""
+        self.guard.take(costs)
+        self.drafter.threads = self.drafter_threads
+        for sequence in (*self.targets, self.drafter.sequence):
+            sequence.forget()
 
     @property
     def may_draft(self) -> bool:

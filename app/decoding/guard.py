@@ -49,6 +49,12 @@ class Guard:
         self.drafted, self.alone = Reality(), Reality()
         self._since_drafted = self._since_alone = 0
 
+    def take(self, costs: Costs) -> None:
+        """Phases cost something else from now on. What is known of drafts stays."""
+        self.costs = costs
+        self.forget_times()
+        self.rounds, self.steps = Reality(), Reality()
+
     @property
     def alpha(self) -> float:
         """The drafter's share of compared drafts that stood, in the decode phase."""

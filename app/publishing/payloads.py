@@ -11,6 +11,7 @@ from typing import Any
 from app.publishing.outbox import Payload, Receipt
 from app.records import Caption, Dropped
 from app.sensors.contract import Frame
+from app.telemetry.device_spans import device_overlap_ms
 from app.telemetry.latency import latency_ms
 from app.telemetry.spans import Span, overlap_ms
 from app.windows import Window
@@ -153,6 +154,7 @@ def telemetry_payload(record: Caption | Dropped, origin: Origin) -> Payload:
         "frames": _frames(window, spans, reason),
         "spans": [_span(s, zero_ns) for s in spans],
         "overlap_ms": round(overlap_ms(list(spans)), 3),
+        "gpu_overlap_ms": None if (both := device_overlap_ms(spans)) is None else round(both, 3),
         "decoding": _decoding(record) if isinstance(record, Caption) else None,
         "publish": None,  # the receipt of its caption, filled in when the record leaves the outbox
     }

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from app.records import Caption, Dropped
+from app.telemetry.device_spans import device_overlap_ms
 from app.telemetry.latency import LATENCY_KEYS, latency_ms
 from app.telemetry.spans import overlap_ms
 
@@ -56,7 +57,8 @@ class Summary:
         for key, value in latency_ms(caption).items():
             if value is not None:
                 self._latencies[key].append(value)
-        self._overlaps.append(overlap_ms(list(caption.spans)))
+        on_gpu = device_overlap_ms(caption.spans)
+        self._overlaps.append(overlap_ms(list(caption.spans)) if on_gpu is None else on_gpu)
         self._sums["captions"] += 1
         for name in (
             "tokens",

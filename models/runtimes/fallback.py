@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from models.errors import ModelError
 from models.runtimes.contract import Floats, FreeRunning, GpuDecoder, Ints, Likeliest, Timed, WarmDecoder, WarmVision
+from models.runtimes.devices import ON_GPU, need_gpu, use_gpu
 from models.runtimes.nvidia import GpuError, OutOfGpuMemory
 from models.runtimes.sharing import Sharing
 
@@ -46,14 +47,18 @@ class Load(Protocol):
 class Ladder:
     """The runtimes of one model in the order of preference, and the one that it stands on."""
 
-    def __init__(self, load: Load, runtimes: Sequence[str], told: Callable[[str, str, str], None]) -> None:
+    def __init__(
+        self, load: Load, runtimes: Sequence[str], told: Callable[[str, str, str], None], gpu: int | None = None
+    ) -> None:
         """Load with the first that can; `told` (runtime, the next, why) hears of each that cannot, now and later.
 
-        Raises what the last one raises.
+        gpu: the number of the GPU to run on; None: CUDA's first one. Raises what the last one raises.
         """
+        self.gpu = gpu
         self._load, self._runtimes, self._told = load, tuple(runtimes), told
         self.fallbacks: list[Fallback] = []  # that nobody has taken yet
         self.generation = 0  # how often it was loaded: each starts with an empty cache
+        self.planned = False  # whether the plan's threads were measured with the runtime that it stands on
         self._parts: tuple[WarmVision, WarmDecoder] | None = None
         self._at = -1
         self._climb_down(None)
@@ -71,6 +76,8 @@ class Ladder:
     def parts(self) -> tuple[WarmVision, WarmDecoder]:
         if self._parts is None:
             raise ModelError(f"{self._runtimes[-1]}: no runtime is left; give the model less to hold, or another GPU")
+        if self.gpu is not None and self.runtime in ON_GPU:
+            use_gpu(self.gpu, self.runtime)  # the other model's may have been this thread's
         return self._parts
 
     def step_down(self, error: ModelError) -> None:
@@ -102,13 +109,16 @@ class Ladder:
             if error is not None:
                 self._note(self._runtimes[before], self.runtime, str(error), begin)
             try:
+                if self.gpu is not None and self.runtime in ON_GPU:
+                    need_gpu(self.gpu, self.runtime)
+                    use_gpu(self.gpu, self.runtime)
                 self._parts = self._load(self.runtime)
             except ModelError as refused:
                 if self._at + 1 >= len(self._runtimes):
                     raise
                 error = refused
             else:
-                self.generation += 1
+                self.generation, self.planned = self.generation + 1, False
                 return
 
     def _note(self, before: str, after: str, reason: str, begin: int) -> None:
@@ -277,5 +287,5 @@ class FallbackDecoder:
 
 
 def _threads(ladder: Ladder, threads: int) -> int:
-    """As asked for, by a plan that knows the first runtime: one below it, on the CPU, takes every core."""
-    return len(os.sched_getaffinity(0)) if ladder.fell else threads
+    """As asked for; by a plan that knows the first runtime alone, one below it, on the CPU, takes every core."""
+    return len(os.sched_getaffinity(0)) if ladder.fell and not ladder.planned else threads

@@ -23,7 +23,7 @@ class GpuShare:
     """The way in which two decoders share the GPU at the moment; changed between two captions."""
 
     def __init__(self, drafter: WarmDecoder, target: WarmDecoder, ways: tuple[Sharing, ...]) -> None:
-        """`ways`: what a calibration may choose from."""
+        """`ways`: what a calibration may choose from; none, once one of the two has left the GPU."""
         self._drafter, self._target, self.ways = drafter, target, ways
         self._turns = Turns()
         self._placed = STREAMS  # the way that the drafter's stream was made for
@@ -38,6 +38,11 @@ class GpuShare:
             self._drafter.place(wanted)
             self._placed = wanted
         self.way = way
+
+    def begin_anew(self, *, shared: bool) -> None:
+        """A model has another runtime: its stream is a new one. `shared`: both still run on the GPU."""
+        self._placed, self.way = STREAMS, SERIAL if shared else STREAMS
+        self.ways = self.ways if shared else ()
 
     def turn(self) -> AbstractContextManager[None]:
         """Around a pass."""
@@ -158,12 +163,13 @@ class SharedPair:
 def share_gpu(drafter: VisionLanguageModel, target: VisionLanguageModel, ways: tuple[Sharing, ...]) -> SharedPair:
     """Both models behind one share; by turns until something else is chosen."""
     share = GpuShare(drafter.decoder, target.decoder, ways)
+    return SharedPair(behind(share, drafter, parted=False), behind(share, target, parted=True), share)
 
-    def shared(model: VisionLanguageModel, parted: bool) -> VisionLanguageModel:
-        decoder = SharedDecoder(model.decoder, share, parted=parted)
-        return replace(model, vision=SharedVision(model.vision, share), decoder=decoder)
 
-    return SharedPair(shared(drafter, False), shared(target, True), share)
+def behind(share: GpuShare, model: VisionLanguageModel, *, parted: bool) -> VisionLanguageModel:
+    """A model whose passes keep to a share: one of its two, or a further session of the target."""
+    decoder = SharedDecoder(model.decoder, share, parted=parted)
+    return replace(model, vision=SharedVision(model.vision, share), decoder=decoder)
 
 
 def share_of(model: VisionLanguageModel) -> GpuShare | None:

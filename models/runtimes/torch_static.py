@@ -57,7 +57,7 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Done:
-    """Events around a step; None on a CPU, which has done it already."""
+    """Events around a step; on a CPU it is done by the time it was enqueued."""
 
     clock: DeviceClock
     begin: Any
@@ -65,9 +65,9 @@ class _Done:
 
     def wait(self) -> None:
         """Until the device has come to the end of the step."""
-        if self.end is not None:
+        if isinstance(self.end, torch.cuda.Event):
             self.end.synchronize()
-            self.clock.note(self.begin, self.end)
+        self.clock.note(self.begin, self.end)
 
 
 class StaticTorchDecoder:
@@ -124,7 +124,7 @@ class StaticTorchDecoder:
                 self._replay(run.step, lambda: self._greedy_step(run))
                 run.tokens[k].copy_(run.token[0], non_blocking=True)
                 run.probabilities[k].copy_(run.probability[0], non_blocking=True)
-                end = None if self.stream is None else self.stream.record_event(timing_event())
+                end = self.clock.mark() if self.stream is None else self.stream.record_event(timing_event())
             return _Done(self.clock, start, end)
 
         return run_ahead(enqueue, lambda k: Likeliest(int(run.tokens[k]), float(run.probabilities[k])), count)

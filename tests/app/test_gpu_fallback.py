@@ -15,7 +15,7 @@ from app.windows import Window
 from models.bundle import VisionLanguageModel, load_model
 from models.runtimes.fallback import FallbackDecoder, FallbackVision
 from models.runtimes.shared import share_gpu
-from models.runtimes.sharing import Sharing
+from models.runtimes.sharing import SERIAL, STREAMS, Sharing
 from tests.app.decoding import toy
 from tests.models.runtimes.test_fallback import CrampedDecoder, Loads
 from tests.models.tiny import make_pair
@@ -73,6 +73,40 @@ def test_the_caption_goes_on_with_the_next_runtime_and_says_so(
     assert caption_payload(caption, origin, CaptionLog().caption(caption.text))["models"]["runtime"] == "onnx"
     again = failing.caption(tiny_window(4))
     assert not [one for one in again.spans if one.name == "fallback"]  # it is told once
+
+
+def test_the_plan_is_made_anew_for_the_runtime_that_is_left(
+    folders: tuple[Path, Path],
+    captioner: Callable[..., Captioner],
+    tiny_window: Callable[..., Window],
+    tmp_path: Path,
+) -> None:
+    """The next caption begins with a calibration; then nothing is shared any more, and the words are the same."""
+    expected = [captioner().caption(tiny_window(number)).token_ids for number in range(3, 6)]
+    loads = Loads(folders[1], {"tensorrt": {}, "onnx": {}})
+    ladder = loads.ladder()
+    target = replace(
+        load_model(folders[1], "target"),
+        runtime="tensorrt", vision=FallbackVision(ladder), decoder=FallbackDecoder(ladder),
+    )  # fmt: skip
+    shared = share_gpu(load_model(folders[0], "drafter"), target, (SERIAL,))
+    failing = Captioner(shared.drafter, shared.target, SETTINGS, cache=tmp_path)
+    try:
+        planned = failing.costs
+        assert (planned.sharing, shared.share.way) == ("serial", SERIAL)
+        first = ladder.parts[1]
+        assert isinstance(first, CrampedDecoder)
+        first.until = first.passes + 4
+        captions = [failing.caption(tiny_window(number)) for number in range(3, 6)]
+    finally:
+        failing.close()
+    assert [caption.token_ids for caption in captions] == expected
+    told = [[span.name for span in caption.spans if span.name in ("fallback", "calibrate")] for caption in captions]
+    assert told == [["fallback"], ["calibrate"], []]
+    assert failing.costs is not planned
+    assert failing.engine.guard.costs is failing.costs
+    assert (failing.costs.sharing, shared.share.way, shared.share.ways) == ("", STREAMS, ())
+    assert len(list(tmp_path.glob("calibration-*.json"))) == 2  # each of its runtimes has its own
 
 
 @pytest.mark.parametrize("way", ["serial", "chunked(32)", "streams"])

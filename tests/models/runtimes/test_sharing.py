@@ -17,7 +17,7 @@ from models.runtimes import sharing
 from models.runtimes.contract import Floats, Ints
 from models.runtimes.fallback import FallbackDecoder, Ladder
 from models.runtimes.nvidia import GpuError
-from models.runtimes.shared import GpuShare, SharedDecoder, ladder_of, on_gpu, share_gpu, share_of
+from models.runtimes.shared import GpuShare, SharedDecoder, behind, ladder_of, on_gpu, share_gpu, share_of
 from models.runtimes.sharing import EVERY_WAY, SERIAL, STREAMS, Sharing
 from tests.app.decoding.virtual_time import VirtualTime
 from tests.models.tiny import make_model
@@ -131,12 +131,45 @@ def test_a_shared_pair_says_the_same(pair: tuple[VisionLanguageModel, VisionLang
     shared.share.use(CHUNKED)
     assert share_of(shared.target) is shared.share
     assert share_of(pair[1]) is None
+    assert share_of(behind(shared.share, pair[1], parted=True)) is shared.share
     x = pair[1].decoder.embed(np.arange(100))
     expected = pair[1].decoder.forward(x, 0, np.array([99, 3, 31, 32]), 1)
     found = shared.target.decoder.forward(x, 0, np.array([99, 3, 31, 32]), 1)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
     pixels = np.zeros((8, 3, 28, 28), np.float32)
     np.testing.assert_array_equal(shared.target.vision.encode(pixels, 1), pair[1].vision.encode(pixels, 1))
+
+
+def test_a_further_session_of_the_target_takes_turns_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strategy `dsi` verifies on several sessions at once: on one GPU, one after the other by turns."""
+    for way, longest in ((SERIAL, 2 * 64 + 12 * 4), (STREAMS, 64)):
+        clock = VirtualTime()
+        monkeypatch.setattr(sharing, "Condition", clock.condition)
+        passes: list[tuple[str, float, float]] = []
+        names = ("drafter", "target", "target 2")
+        drafter, target, second = (TimedDecoder(name, clock, passes) for name in names)
+        share = GpuShare(drafter, target, EVERY_WAY)  # type: ignore[arg-type]
+        share.use(way)
+        sessions = [SharedDecoder(one, share, parted=one is not drafter) for one in (drafter, target, second)]  # type: ignore[arg-type]
+        pool = clock.pool()
+        jobs = [
+            pool.submit(lambda s=s, rows=rows, times=times: [  # type: ignore[misc]
+                s.forward(np.zeros((rows, 2), np.float32), 0, np.arange(1), 1) for _ in range(times)
+            ])
+            for s, rows, times in zip(sessions, (4, 64, 64), (12, 1, 1), strict=True)
+        ]  # fmt: skip
+        for job in jobs:
+            job.result()
+        assert max(end for *_, end in passes) == longest
+
+
+def test_without_a_gpu_in_common_nobody_waits_for_a_turn() -> None:
+    share = GpuShare(*(TimedDecoder(name, VirtualTime(), []) for name in ("drafter", "target")), EVERY_WAY)  # type: ignore[arg-type]
+    share.use(PRIORITY)
+    share.begin_anew(shared=True)
+    assert (share.way, share.ways) == (SERIAL, EVERY_WAY)
+    share.begin_anew(shared=False)
+    assert (share.way, share.ways) == (STREAMS, ())
 
 
 def test_a_model_on_the_cpu_shares_no_gpu(pair: tuple[VisionLanguageModel, VisionLanguageModel]) -> None:
