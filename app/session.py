@@ -20,7 +20,8 @@ from app.publishing.broker import read_password
 from app.publishing.files import CaptionFile
 from app.publishing.mqtt import Publisher
 from app.publishing.outbox import Outbox
-from app.publishing.payloads import Clock, Origin, StreamStatus
+from app.publishing.payloads import Clock, Origin
+from app.publishing.state_payloads import StreamStatus
 from app.publishing.topics import replay_node
 from app.sensors.contract import RecordedSource, SourceError, SourceInfo
 from app.sinks import Counting, Outlet

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from app.live.arrival import ArrivalClock
 from app.live.motion import BIN_US, CELLS, Cells, Motion, change_cells, event_cells, frame_brightness
-from app.publishing.payloads import Sync
+from app.publishing.state_payloads import Sync
 from app.sensors.contract import Events, Frame
 
 BLOCK_US = 10_000_000  # of motion that is matched at a time

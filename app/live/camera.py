@@ -15,7 +15,8 @@ import structlog
 from app.live.alignment import Alignment
 from app.live.arrival import ArrivalClock
 from app.live.motion import match
-from app.publishing.payloads import Clock, Sync, wall_us
+from app.publishing.payloads import Clock, wall_us
+from app.publishing.state_payloads import Sync
 from app.sensors.contract import CapturedSource, Events, Frame, Item, Source, SourceError, SourceInfo
 from app.supervision.budget import RestartBudget
 from app.supervision.health import OK, Health
@@ -64,7 +65,7 @@ class SensorNow:
 class Stream:
     """One stream of a camera: when it gave data last."""
 
-    state: str = "reconnecting"  # of payloads.STREAM_STATES
+    state: str = "reconnecting"  # of state_payloads.STREAM_STATES
     reason: str | None = None
     last_us: int | None = None  # sensor time
     last_ns: int | None = None  # monotonic

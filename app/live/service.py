@@ -18,7 +18,8 @@ from app.live.worker import ModelWorker, ServiceError
 from app.pipeline import Sink
 from app.publishing.commands import CommandError
 from app.publishing.mqtt import Publisher
-from app.publishing.payloads import Scene, StreamStatus, wall_us
+from app.publishing.payloads import wall_us
+from app.publishing.state_payloads import Scene, StreamStatus
 from app.publishing.store import Store
 from app.records import Caption, Dropped
 from app.service_config import ServiceConfig

@@ -16,7 +16,7 @@ import aiomqtt
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from app.publishing.payloads import result_payload
+from app.publishing.state_payloads import result_payload
 
 MOST_BYTES = 16_384
 MOST_AT_ONCE = 8  # commands being carried out; more are refused

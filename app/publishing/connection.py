@@ -29,7 +29,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from app.publishing import payloads, topics
+from app.publishing import payloads, state_payloads, topics
 from app.publishing.broker import Broker
 from app.publishing.errors import PublishError
 from app.publishing.outbox import Message, Outbox, Payload
@@ -254,7 +254,7 @@ class Connection:
     async def _farewell(self, client: aiomqtt.Client) -> None:
         """Take back the last captions, then say that we stopped on purpose."""
         last = [m.topic for m in self._state.values() if m.delivery is topics.LAST_CAPTION and self._retain]
-        status = payloads.status_payload(self._node, self._session, "stopped", self._stop_reason)
+        status = state_payloads.status_payload(self._node, self._session, "stopped", self._stop_reason)
         messages = [Message(topic, None, topics.LAST_CAPTION) for topic in last]
         try:
             async with asyncio.timeout(_FAREWELL_S):
@@ -264,7 +264,7 @@ class Connection:
             _log.warning("farewell_lost", broker=str(self.broker), error=_text(error))
 
     def _client(self) -> aiomqtt.Client:
-        will = payloads.status_payload(self._node, self._session, "offline", "connection lost")
+        will = state_payloads.status_payload(self._node, self._session, "offline", "connection lost")
         return aiomqtt.Client(
             self.broker.host,
             self.broker.port,

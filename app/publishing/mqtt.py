@@ -9,12 +9,13 @@ from typing import Any
 
 import aiomqtt
 
-from app.publishing import payloads, topics
+from app.publishing import payloads, state_payloads, topics
 from app.publishing.broker import Broker, parse_url
 from app.publishing.connection import Connection
 from app.publishing.errors import PublishError
 from app.publishing.outbox import Message, Outbox, Payload, Receipt
-from app.publishing.payloads import CaptionLog, Clock, Origin, Scene, StreamStatus, Sync
+from app.publishing.payloads import CaptionLog, Clock, Origin
+from app.publishing.state_payloads import Scene, StreamStatus, Sync
 from app.records import Caption, Dropped
 from app.windows import Window
 
@@ -135,7 +136,7 @@ class Publisher:
 
     def set_status(self, state: str, reason: str | None = None) -> None:
         """`starting`, `online` or `degraded`; `stopped` and `offline` are said by `stop` and the last will."""
-        payload = payloads.status_payload(self.node, self.session, state, reason)
+        payload = state_payloads.status_payload(self.node, self.session, state, reason)
         self._connection.set_state(Message(self.topics.status, payload, topics.STATUS))
 
     def set_info(
@@ -147,8 +148,8 @@ class Publisher:
         cameras: Mapping[str, Mapping[str, Any]],
         capabilities: list[str],
     ) -> None:
-        """The birth certificate; see `payloads.info_payload`. Call it before `run`."""
-        payload = payloads.info_payload(
+        """The birth certificate; see `state_payloads.info_payload`. Call it before `run`."""
+        payload = state_payloads.info_payload(
             self.node,
             self.session,
             version=version,
@@ -164,7 +165,7 @@ class Publisher:
         self, camera: str, streams: Mapping[str, StreamStatus], sync: Sync | None = None, scene: Scene | None = None
     ) -> None:
         """The state of a camera's `events` and `frames` streams, of the clocks of two devices, and of the gate."""
-        payload = payloads.camera_status_payload(self.origin(camera), streams, sync, scene)
+        payload = state_payloads.camera_status_payload(self.origin(camera), streams, sync, scene)
         self._connection.set_state(Message(self.topics.camera_status(camera), payload, topics.CAMERA_STATUS))
 
     @property

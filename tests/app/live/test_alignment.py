@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from app.live.alignment import UNSEEN_US, Alignment
 from app.live.arrival import ArrivalClock
 from app.live.motion import match
-from app.publishing.payloads import Sync
+from app.publishing.state_payloads import Sync
 from app.sensors.contract import Events, Frame, Item
 from app.windows import Window, Windower
 from tests.app.live.two_devices import BOOT_US, EPOCH_US, HEIGHT, MS, WIDTH, TwoDevices

@@ -21,7 +21,7 @@ from app.publishing.connection import backoff_s
 from app.publishing.errors import PublishError
 from app.publishing.mqtt import Publisher
 from app.publishing.outbox import Outbox
-from app.publishing.payloads import StreamStatus
+from app.publishing.state_payloads import StreamStatus
 from tests.app.publishing.listener import listening
 from tests.app.publishing.samples import make_caption, make_dropped, make_window
 from tests.app.publishing.schema_check import validate

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
-from app.publishing import payloads, schemas
+from app.publishing import payloads, schemas, state_payloads
 from app.publishing.outbox import Receipt
-from app.publishing.payloads import CaptionLog, Clock, Origin, StreamStatus
+from app.publishing.payloads import CaptionLog, Clock, Origin
+from app.publishing.state_payloads import StreamStatus
 from tests.app.publishing.samples import make_caption, make_dropped, make_window
 from tests.app.publishing.schema_check import validate
 
@@ -127,12 +128,12 @@ def test_log_counts() -> None:
 
 def test_state_payloads() -> None:
     validate(payloads.draft_payload(make_window(), "a red", ORIGIN))
-    validate(payloads.status_payload("robot", "s", "degraded", "camera front is away"))
+    validate(state_payloads.status_payload("robot", "s", "degraded", "camera front is away"))
     streams = {"events": StreamStatus("online", 5, 6), "frames": StreamStatus("stalled", reason="unplugged")}
-    validate(payloads.camera_status_payload(ORIGIN, streams))
+    validate(state_payloads.camera_status_payload(ORIGIN, streams))
     camera = {"resolution": [346, 260], "events": True, "frames": True, "live": False}
     validate(
-        payloads.info_payload(
+        state_payloads.info_payload(
             "robot",
             "s",
             version="0.1.0",
@@ -144,4 +145,4 @@ def test_state_payloads() -> None:
         )
     )
     with pytest.raises(ValueError, match="'fine' is none of"):
-        payloads.status_payload("robot", "s", "fine")
+        state_payloads.status_payload("robot", "s", "fine")
