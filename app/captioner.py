@@ -220,10 +220,13 @@ class Captioner:
         begun = time.monotonic_ns()
         if share := share_of(self.target):
             share.begin_anew(shared=on_gpu(self.drafter) and on_gpu(self.target))
-        self.costs = self._calibrated(self._cache)
-        self._warm_up(self._more_targets)
+        try:
+            self.costs = self._calibrated(self._cache)
+            self._warm_up(self._more_targets)
+        except ModelError as error:  # the old plan is better than no caption
+            log.warning("not_planned_anew", reason=str(error))
+        self._planned_for = self._generations  # measuring may have cost another runtime
         self.engine.plan_anew(self.costs)
-        self._planned_for = self._generations
         self._planning.append(Span("calibrate", "host", begun, time.monotonic_ns(), {"sharing": self.costs.sharing}))
         log.info("planned_anew", sharing=self.costs.sharing, seconds=round(self._planning[-1].ms / 1e3, 1))
 

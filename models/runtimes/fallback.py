@@ -80,6 +80,11 @@ class Ladder:
             use_gpu(self.gpu, self.runtime)  # the other model's may have been this thread's
         return self._parts
 
+    @property
+    def lost(self) -> bool:
+        """Whether no runtime is left."""
+        return self._parts is None
+
     def step_down(self, error: ModelError) -> None:
         """Give up the runtime for the next one. Raises the error where there is none."""
         if self._at + 1 >= len(self._runtimes):
@@ -222,7 +227,7 @@ class FallbackDecoder:
 
     def busy(self) -> list[tuple[int, int]]:
         """Of the runtime, where it can tell."""
-        inner = self._inner
+        inner = None if self.ladder.lost else self._inner
         return inner.busy() if isinstance(inner, Timed) else []
 
     def compact(self, length: int, kept: Ints) -> None:

@@ -134,6 +134,7 @@ def test_smaller_parts_have_an_end_and_so_has_the_list(folder: Path) -> None:
     with pytest.raises(OutOfGpuMemory, match=f"no memory for {LEAST_PART} rows"):
         decoder.forward(np.zeros((130, decoder.width), np.float32), 0, np.arange(1), 1)
     assert len(loads.told) == 2 * 2 + 1  # 130, 65 and 64 rows of each; one change of runtime
+    assert decoder.busy() == []
 
 
 def test_at_load_the_next_runtime_is_taken_and_the_first_caption_knows(folder: Path) -> None:
