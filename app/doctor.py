@@ -42,17 +42,22 @@ def examine(config: Config, video: Path = DEV) -> list[Finding]:
 def model(config: Config, role: Role) -> Finding:
     """Loads a model with the first configured runtime that can; every one that cannot is told."""
     from models.bundle import load_first
+    from models.runtimes.shared import device_of
 
     told: list[str] = []
     runtimes = (config.models.drafter if role == "drafter" else config.models.target).runtimes
-    remedy = f"mend it, or change models.{role}.runtime"
+    remedy = f"mend it, or change models.{role}.runtime or models.{role}.device"
     try:
         loaded = load_first(
-            config.model_path(role), role, runtimes, lambda name, following, why: told.append(f"not {name}: {why}")
+            config.model_path(role),
+            role,
+            runtimes,
+            lambda name, following, why: told.append(f"not {name}: {why}"),
+            device=config.models.device(role),
         )
     except (ModelError, ImportError) as error:
         return Finding(role, False, "; ".join([*told, str(error)]), remedy, needed=True)
-    found = "; ".join([f"{loaded.name} runs on {loaded.runtime}", *told])
+    found = "; ".join([f"{loaded.name} runs on {loaded.runtime}, device {device_of(loaded)}", *told])
     return Finding(role, True, found, remedy, needed=True)
 
 

@@ -31,7 +31,7 @@ from app.windows import Windower
 from models.bundle import VisionLanguageModel, load_first
 from models.prompts import QUESTION
 from models.runtimes.memory import PeakMemory
-from models.runtimes.shared import behind, on_gpu, share_gpu, share_of
+from models.runtimes.shared import behind, device_of, on_gpu, share_gpu, share_of
 
 CONNECT_S = 0.0  # at a desk the broker is there or it is not: the first failure is told, none is waited out
 DEMO_SPAN_MS, EVENTGPT_SPAN_MS = 400, 50  # of events: what each drafter was trained on
@@ -50,10 +50,12 @@ class Outputs:
 
 
 def load_pair(config: Config) -> tuple[VisionLanguageModel, VisionLanguageModel]:
-    """Drafter and target; where both run on a GPU, they share it as configured. Raises ModelError."""
+    """Drafter and target; where both run on one GPU, they share it as configured. Raises ModelError."""
     path = config.model_path("drafter")
-    drafter, target = load_first(path, "drafter", config.models.drafter.runtimes, _fell_back), load_target(config)
-    if not (on_gpu(drafter) and on_gpu(target)):
+    device = config.models.device("drafter")
+    drafter = load_first(path, "drafter", config.models.drafter.runtimes, _fell_back, device=device)
+    target = load_target(config)
+    if not on_gpu(drafter) or device_of(drafter) != device_of(target):
         return drafter, target
     memory = PeakMemory()
     memory.look()
@@ -64,7 +66,8 @@ def load_pair(config: Config) -> tuple[VisionLanguageModel, VisionLanguageModel]
 
 def load_target(config: Config) -> VisionLanguageModel:
     """One session of the target. Raises ModelError."""
-    return load_first(config.model_path("target"), "target", config.models.target.runtimes, _fell_back)
+    path, device = config.model_path("target"), config.models.device("target")
+    return load_first(path, "target", config.models.target.runtimes, _fell_back, device=device)
 
 
 def _fell_back(runtime: str, following: str, reason: str) -> None:
@@ -221,7 +224,13 @@ def _publisher(config: Config, url: str, camera: str, info: SourceInfo, captione
     drafter, target = captioner.drafter, captioner.target
     publisher.set_info(
         version=our_version(),
-        models={"drafter": drafter.name, "target": target.name, "demo": drafter.demo or target.demo},
+        models={
+            "drafter": drafter.name,
+            "target": target.name,
+            "demo": drafter.demo or target.demo,
+            "drafter_device": device_of(drafter),
+            "target_device": device_of(target),
+        },
         runtimes=sorted({drafter.runtime, target.runtime}),
         cameras={
             camera: {

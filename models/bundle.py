@@ -17,6 +17,7 @@ from models.manifest import read_manifest
 from models.preprocess import clip_pixels
 from models.prompts import PROMPTS, QUESTION, Prompt
 from models.runtimes.contract import Floats, WarmDecoder, WarmVision
+from models.runtimes.devices import gpu_number, need_runtimes
 from models.runtimes.fallback import FallbackDecoder, FallbackVision, Ladder
 from models.stored import StoredTensor, stored_tensors
 from models.tokenizer import Tokenizer, load_tokenizer
@@ -88,12 +89,14 @@ def load_first(
     runtimes: Sequence[RuntimeName],
     told: Callable[[str, str, str], None],
     max_new_tokens: int = 1,
+    device: str = "auto",
 ) -> VisionLanguageModel:
     """`load_model` with the first runtime that can; `told` hears of each that cannot, of the next, and why.
 
     On a GPU, what runs out of memory later goes on in smaller passes or with the next runtime, and `told` hears of it.
-    Raises what the last one raises.
+    device: `auto`, `cpu`, or `cuda:N` for what runs on a GPU. Raises what the last one raises.
     """
+    need_runtimes(device, runtimes)
     folder = Path(folder)
     if not folder.is_dir():
         raise ModelError(f"{folder}: no such folder; name the folder of an exported model")
@@ -104,9 +107,9 @@ def load_first(
     tokenizer = load_tokenizer(folder)
 
     def load(runtime: str) -> tuple[WarmVision, WarmDecoder]:
-        return _LOADERS[runtime](folder, manifest, embedding)
+        return _LOADERS[runtime](folder, manifest, embedding, device)
 
-    ladder = Ladder(load, runtimes, told)
+    ladder = Ladder(load, runtimes, told, gpu_number(device))
     vision, decoder = ladder.parts
     if ladder.runtime != "onnx":
         vision, decoder = FallbackVision(ladder), FallbackDecoder(ladder)
@@ -146,7 +149,9 @@ def _embedding(folder: Path, manifest: dict[str, Any]) -> StoredTensor:
     return stored
 
 
-def _onnx(folder: Path, manifest: dict[str, Any], embedding: StoredTensor) -> tuple[WarmVision, WarmDecoder]:
+def _onnx(
+    folder: Path, manifest: dict[str, Any], embedding: StoredTensor, device: str
+) -> tuple[WarmVision, WarmDecoder]:
     from models.runtimes.onnx import DecoderSizes, OnnxDecoder, OnnxVision
 
     try:
@@ -164,28 +169,35 @@ def _onnx(folder: Path, manifest: dict[str, Any], embedding: StoredTensor) -> tu
     return OnnxVision(folder / "vision.onnx"), decoder
 
 
-def _torch(folder: Path, manifest: dict[str, Any], embedding: StoredTensor) -> tuple[WarmVision, WarmDecoder]:
+def _torch(
+    folder: Path, manifest: dict[str, Any], embedding: StoredTensor, device: str
+) -> tuple[WarmVision, WarmDecoder]:
     from models.runtimes.torch import load
 
-    return load(folder, manifest["role"], manifest["s_max"], str(manifest["precision"].get("compute", "float32")))
+    compute = str(manifest["precision"].get("compute", "float32"))
+    return load(folder, manifest["role"], manifest["s_max"], compute, gpu=device != "cpu")
 
 
-def _tensorrt(folder: Path, manifest: dict[str, Any], embedding: StoredTensor) -> tuple[WarmVision, WarmDecoder]:
+def _tensorrt(
+    folder: Path, manifest: dict[str, Any], embedding: StoredTensor, device: str
+) -> tuple[WarmVision, WarmDecoder]:
     from models.runtimes.tensorrt import load
 
-    return load(folder, manifest, embedding)
+    return load(folder, manifest, embedding, gpu_number(device) or 0)
 
 
 def _onnx_gpu(runtime: str) -> _Loader:
-    def load(folder: Path, manifest: dict[str, Any], embedding: StoredTensor) -> tuple[WarmVision, WarmDecoder]:
+    def load(
+        folder: Path, manifest: dict[str, Any], embedding: StoredTensor, device: str
+    ) -> tuple[WarmVision, WarmDecoder]:
         from models.runtimes.onnx_gpu import load
 
-        return load(folder, manifest, embedding, runtime)
+        return load(folder, manifest, embedding, runtime, gpu_number(device) or 0)
 
     return load
 
 
-_Loader = Callable[[Path, dict[str, Any], StoredTensor], tuple[WarmVision, WarmDecoder]]
+_Loader = Callable[[Path, dict[str, Any], StoredTensor, str], tuple[WarmVision, WarmDecoder]]
 _LOADERS: dict[str, _Loader] = {
     "onnx": _onnx,
     "onnx-cuda": _onnx_gpu("onnx-cuda"),

@@ -41,6 +41,7 @@ from app.supervision.health import Health
 from app.supervision.http import StatusServer
 from app.supervision.systemd import state_folder
 from app.windows import Window, Windower
+from models.runtimes.shared import device_of
 
 SWITCH_S = 0.001  # until a thread that computes in Python makes way for the event loop; by default five times as long
 
@@ -222,7 +223,13 @@ def _tell_info(config: Config, publisher: Publisher, service: Service) -> None:
     drafter, target = service.worker.captioner.drafter, service.worker.captioner.target
     publisher.set_info(
         version=our_version(),
-        models={"drafter": drafter.name, "target": target.name, "demo": drafter.demo or target.demo},
+        models={
+            "drafter": drafter.name,
+            "target": target.name,
+            "demo": drafter.demo or target.demo,
+            "drafter_device": device_of(drafter),
+            "target_device": device_of(target),
+        },
         runtimes=sorted({drafter.runtime, target.runtime}),
         cameras={
             name: {

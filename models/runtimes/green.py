@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from models.runtimes.nvidia import GpuError, check
+from models.runtimes.nvidia import GpuError, check, cuda_runtime
 
 
 class GreenContext:
@@ -14,7 +14,8 @@ class GreenContext:
     def __init__(self, multiprocessors: int) -> None:
         self._cuda = _driver()
         check(self._cuda.cuInit(0), "green context")
-        device = check(self._cuda.cuDeviceGet(0), "green context")
+        number = check(cuda_runtime().cudaGetDevice(), "green context")
+        device = check(self._cuda.cuDeviceGet(number), "green context")
         # The primary context is the one of every other stream; a green context cannot do without it.
         check(self._cuda.cuDevicePrimaryCtxRetain(device), "green context")
         self._device = device

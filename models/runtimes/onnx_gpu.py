@@ -35,6 +35,7 @@ class Device(Protocol):
     """Where the buffers are, and the stream that the passes run in."""
 
     name: str  # as ONNX Runtime calls it: "cuda", "cpu"
+    number: int  # of several
     clock: DeviceClock
 
     def wait(self) -> None:
@@ -45,13 +46,14 @@ class Device(Protocol):
 
 
 class CudaDevice:
-    """The first GPU, with a stream of our own."""
+    """A GPU, this thread's current one, with a stream of our own."""
 
     name = "cuda"
 
-    def __init__(self) -> None:
+    def __init__(self, number: int = 0) -> None:
         from models.runtimes.cuda import Stream, StreamEvents
 
+        self.number = number
         self.stream = Stream()
         self.clock = DeviceClock(StreamEvents(self.stream))
         self.wait, self.copy_rows = self.stream.wait, self.stream.copy_rows
@@ -69,14 +71,14 @@ def need_provider(runtime: str) -> str:
 
 
 def provider_options(
-    runtime: str, stream: int, cache: Path, shapes: Mapping[str, Sequence[tuple[int, ...]]]
+    runtime: str, stream: int, cache: Path, shapes: Mapping[str, Sequence[tuple[int, ...]]], number: int = 0
 ) -> list[Provider]:
     """The providers of a session, by preference; what the first does not take goes to the next.
 
-    stream: the address of ours. cache: folder for TensorRT's engines. shapes: of each input whose shape varies the
-    least, usual and most, of which TensorRT makes its profile.
+    stream: the address of ours, on GPU `number`. cache: folder for TensorRT's engines. shapes: of each input whose
+    shape varies the least, usual and most, of which TensorRT makes its profile.
     """
-    ours = {"device_id": "0", "user_compute_stream": str(stream)}
+    ours = {"device_id": str(number), "user_compute_stream": str(stream)}
     # Memory as it is asked for: two models share the GPU, and an arena that doubles takes the other one's part.
     cuda = (PROVIDERS["onnx-cuda"], ours | {"arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"})
     cpu: Provider = ("CPUExecutionProvider", {})
@@ -225,7 +227,9 @@ class OnnxGpuDecoder:
 
     def _value(self, array: NDArray[Any]) -> ort.OrtValue:
         try:
-            return ort.OrtValue.ortvalue_from_numpy(array.copy(), self._device.name, 0)  # host memory is shared
+            return ort.OrtValue.ortvalue_from_numpy(
+                array.copy(), self._device.name, self._device.number
+            )  # host memory is shared
         except Exception as error:
             raise _refused("decoder: buffers", error, "see the log of the GPU's driver") from None
 
@@ -287,11 +291,11 @@ class _Call:
 
 
 def load(
-    folder: Path, manifest: Mapping[str, Any], embedding: StoredTensor, runtime: str
+    folder: Path, manifest: Mapping[str, Any], embedding: StoredTensor, runtime: str, number: int = 0
 ) -> tuple[OnnxGpuVision, OnnxGpuDecoder]:
-    """Both parts of a model folder on the GPU. Raises ModelError: no provider, no GPU, memory."""
+    """Both parts of a model folder on the GPU of that number. Raises ModelError: no provider, no GPU, memory."""
     need_provider(runtime)
-    device = CudaDevice()
+    device = CudaDevice(number)
     sizes = DecoderSizes(s_max=manifest["s_max"], **manifest["decoder"])
     if sizes.cache not in ("float32", "float16"):
         raise ModelError(
@@ -304,7 +308,7 @@ def load(
     def session(name: str) -> ort.InferenceSession:
         shapes = graph_shapes(name, manifest)
         return open_session(
-            folder / f"{name}.onnx", provider_options(runtime, int(device.stream.handle), cache, shapes)
+            folder / f"{name}.onnx", provider_options(runtime, int(device.stream.handle), cache, shapes, number)
         )
 
     decoder = OnnxGpuDecoder(session("decoder"), session("decoder_tree"), sizes, embedding, device)

@@ -183,6 +183,12 @@ def ladder_of(model: VisionLanguageModel) -> Ladder | None:
     return decoder.ladder if isinstance(decoder, FallbackDecoder) else None
 
 
+def device_of(model: VisionLanguageModel) -> str:
+    """Where its passes run now: `cpu`, or `cuda:N`."""
+    ladder = ladder_of(model)
+    return f"cuda:{ladder.gpu or 0}" if ladder and on_gpu(model) else "cpu"
+
+
 def on_gpu(model: VisionLanguageModel) -> bool:
     """Whether its passes run on a GPU now."""
     ladder = ladder_of(model)

@@ -294,10 +294,15 @@ def choose_profile(profiles: list[list[int]], tokens: int) -> int:
     return min(fitting)[1]
 
 
-def load(folder: Path, manifest: Mapping[str, Any], embedding: StoredTensor) -> tuple[TensorRtVision, TensorRtDecoder]:
-    """Both parts of a model folder on the GPU. Raises ModelError: no GPU, TensorRT, engines, or memory."""
+def load(
+    folder: Path, manifest: Mapping[str, Any], embedding: StoredTensor, number: int = 0
+) -> tuple[TensorRtVision, TensorRtDecoder]:
+    """Both parts of a model folder on the GPU of that number, this thread's current one.
+
+    Raises ModelError: no GPU, TensorRT, engines, or memory.
+    """
     library = tensorrt_version()
-    gpu = find_gpu()
+    gpu = find_gpu(number)
     found = read_engines(folder, library, gpu.capability, gpu.name)
     # The causal and the masked decoder each hold the weights: what the files hold is what the GPU must.
     engines_bytes = sum(int(entry["bytes"]) for entry in found.engines.values())

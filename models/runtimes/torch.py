@@ -107,11 +107,11 @@ class TorchDecoder:
 
 
 def load(
-    folder: Path, role: str, s_max: int, compute: str = "float32"
+    folder: Path, role: str, s_max: int, compute: str = "float32", *, gpu: bool = True
 ) -> tuple[TorchVision, TorchDecoder | StaticTorchDecoder]:
     """Both parts of a checkpoint folder: on an NVIDIA GPU where there is one, in the type that the export computes in.
 
-    Without one in float32 on the CPU, the reference.
+    Without one, or told not to use it, in float32 on the CPU, the reference.
 
     Raises CheckpointError, and OutOfGpuMemory when they do not fit.
     """
@@ -119,7 +119,7 @@ def load(
     from models.video_llava import VideoLlava
 
     model: EventGPT | VideoLlava = EventGPT.load(folder) if role == "drafter" else VideoLlava.load(folder)
-    if not torch.cuda.is_available():
+    if not (gpu and torch.cuda.is_available()):
         return TorchVision(model.vision), TorchDecoder(model.decoder, s_max)
     dtype = getattr(torch, compute)
     weights = sum(value.numel() for value in model.parameters()) * dtype.itemsize

@@ -38,7 +38,7 @@ without_cuda = pytest.mark.skipif(
 class HostMemory:
     """The same two calls on the memory of the host."""
 
-    name = "cpu"
+    name, number = "cpu", 0
 
     def __init__(self) -> None:
         self.clock = DeviceClock(None)
