@@ -34,7 +34,7 @@ from models.errors import ModelError
 from models.prompts import QUESTION
 from models.runtimes.contract import Floats, Timed
 from models.runtimes.nvidia import GpuError
-from models.runtimes.shared import ladder_of, on_gpu, share_of
+from models.runtimes.shared import device_of, ladder_of, on_gpu, share_of
 from models.runtimes.sharing import Sharing
 
 log = structlog.get_logger(__name__)
@@ -352,8 +352,9 @@ class Captioner:
             for ladder, model in zip(ladders, (self.drafter, self.target), strict=True)
         ]
 
-        def measure() -> Costs:  # on a GPU the host's threads do nothing
-            return measure_costs(self.drafter, self.target, self.settings, 1 if share else None)
+        def measure() -> Costs:
+            both = on_gpu(self.drafter) and on_gpu(self.target)  # where the host's threads do nothing
+            return measure_costs(self.drafter, self.target, self.settings, 1 if both else None)
 
         def measure_ways() -> Costs:
             if share is None:
@@ -371,6 +372,7 @@ class Captioner:
             self.settings.question,
             str(self.settings.threads),
             str(share.ways if share else ""),
+            *(device_of(model) for model in (self.drafter, self.target)),
             *(part.name for part in fields(Costs)),
         )
         step = np.zeros((1, self.target.decoder.width), np.float32)
