@@ -14,18 +14,18 @@ def handlers(service: Service) -> dict[str, Handler]:
     """By command name; each raises CommandError for what it cannot do."""
 
     async def pause(command: Pause) -> Mapping[str, Any]:
-        service.paused(True)
+        service.captioning.paused(True)
         return {"paused": True}
 
     async def resume(command: Resume) -> Mapping[str, Any]:
-        service.paused(False)
+        service.captioning.paused(False)
         return {"paused": False}
 
     async def prompt(command: Prompt) -> Mapping[str, Any]:
-        return {"question": await service.set_question(command.question)}
+        return {"question": await service.captioning.set_question(command.question)}
 
     async def ask(command: Ask) -> Mapping[str, Any]:
-        camera, window, caption = await service.ask(command.question, command.camera)
+        camera, window, caption = await service.captioning.ask(command.question, command.camera)
         return {
             "question": command.question,
             "text": caption.text,

@@ -108,7 +108,7 @@ class ServiceMetrics(Collector):
                 drift.add_metric([name], sync.drift_ppm)
                 drift_error.add_metric([name], sync.drift_uncertainty_ppm)
         still = _gauge("scene_still", "1 while the event-rate gate finds nothing that moves.", "camera")
-        for name, gate in self._service.gates.items():
+        for name, gate in self._service.captioning.gates.items():
             still.add_metric([name], gate.still)
         yield from (offset, offset_error, drift, drift_error, still)
 

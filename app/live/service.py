@@ -6,28 +6,24 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
 
 import structlog
 
 from app.live.camera import Camera
+from app.live.captioning import Captioning
 from app.live.gate import StillGate
 from app.live.recorder import Recorder
-from app.live.scheduler import Counts, Scheduler, Turn
 from app.live.worker import ModelWorker, ServiceError
 from app.pipeline import Sink
-from app.publishing.commands import CommandError
 from app.publishing.mqtt import Publisher
 from app.publishing.payloads import wall_us
-from app.publishing.state_payloads import Scene, StreamStatus
+from app.publishing.state_payloads import StreamStatus
 from app.publishing.store import Store
-from app.records import Caption, Dropped
 from app.service_config import ServiceConfig
 from app.supervision import systemd
 from app.supervision.budget import RestartBudget
 from app.supervision.health import OK, Health
 from app.windows import Window
-from models.errors import ModelError
 
 OPEN_S = 10.0  # how long the start waits for sources before it says `degraded`
 BEAT_S = 0.25  # between two looks at what cannot tell of itself
@@ -35,16 +31,6 @@ STATUS_S = 5.0  # between two camera statuses without a change, for their last d
 STOP_S, RECORDER_S, DRAIN_S, FAREWELL_S = 1.5, 1.0, 1.0, 1.5  # a clean stop's shares of five seconds
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(slots=True)
-class Ask:
-    """A question about one window, and where its answer goes."""
-
-    camera: str
-    window: Window
-    question: str
-    answer: asyncio.Future[Caption] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
 class Service:
@@ -65,19 +51,15 @@ class Service:
     ) -> None:
         self.settings, self.worker, self.health = settings, worker, health
         self.publisher, self.store, self.recorder = publisher, store, recorder
-        self.cameras = {name: make(self._on_window) for name, make in cameras.items()}
-        self.counts = {name: Counts() for name in cameras}
-        self.gates = gates or {}  # of the cameras whose still scenes are left out
-        self.last_caption: dict[str, int] = {}  # the window of the newest caption, by camera
+        self.captioning = Captioning(settings, worker, sinks, health, gates or {})
+        self.captioning.on_scene = self._tell_camera
+        self.counts = self.captioning.counts  # what became of the windows, by camera
+        self.cameras = {name: make(self.captioning.on_window) for name, make in cameras.items()}
         if publisher:
             publisher.clock_of = lambda name: self.cameras[name].clock
         self.publisher_budget = RestartBudget(settings.restarts)
         self.started_ns = time.monotonic_ns()
-        self._sinks, self._on_loaded = sinks, on_loaded
-        self._scheduler: Scheduler[Ask] = Scheduler(list(cameras))
-        self._in_hand: Turn | None = None
-        self._latest: dict[str, Window] = {}  # newest window with frames, by camera: what an `ask` is about
-        self._arrived = asyncio.Event()  # set, and replaced, when a window with frames has come
+        self._on_loaded = on_loaded
         self._told: tuple[str, str | None] = ("starting", None)  # the publisher's first word
         self._stop = asyncio.Event()
         self._stop_reason = "stopped"
@@ -86,6 +68,7 @@ class Service:
         """End `run` cleanly, within five seconds."""
         self._stop_reason = reason
         systemd.notify("STOPPING=1")
+        self.captioning.stopping = True
         self._stop.set()
 
     async def run(self) -> bool:
@@ -100,7 +83,7 @@ class Service:
         try:
             await self._unless_stopped(self._start(sources))
             if not self._stop.is_set():
-                parts += [asyncio.create_task(part()) for part in (self._caption, self._watch)]
+                parts += [asyncio.create_task(part()) for part in (self.captioning.run, self._watch)]
                 watched = [*sources, *parts, *([publishing] if publishing else [])]
                 stopping = asyncio.create_task(self._stop.wait())
                 done, _ = await asyncio.wait((*watched, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -113,48 +96,6 @@ class Service:
         finally:
             clean = await self._end(sources, parts, publishing)
         return clean
-
-    def paused(self, paused: bool) -> None:
-        """Caption nothing until told otherwise."""
-        self.health.pause(paused)
-        if paused:
-            for turn in self._scheduler.clear():
-                self._drop(turn.camera, turn.window, "paused")
-        else:
-            for gate in self.gates.values():
-                gate.forget()
-
-    async def ask(self, question: str, camera: str | None) -> tuple[str, Window, Caption]:
-        """One question about what is to be seen now: camera, window and answer. Raises CommandError."""
-        if camera is not None and camera not in self.cameras:
-            raise CommandError(f"camera: there is no {camera!r:.70}; known: {', '.join(self.cameras)}")
-        try:
-            async with asyncio.timeout(self.settings.stuck_after_s):
-                name, window = await self._now(camera)
-                ask = Ask(name, window, question)
-                if not self._scheduler.ask(ask):
-                    raise CommandError("busy: other questions wait already; try again")
-                return name, window, await ask.answer
-        except TimeoutError:
-            raise CommandError("no answer in time: no frames came, or the model is busy; see the status") from None
-
-    async def set_question(self, question: str | None) -> str:
-        """Put another question about every window; None: the configured one. Raises CommandError if too long."""
-        try:
-            asked = await self.worker.set_question(question)
-        except ModelError as error:
-            raise CommandError(f"question: {error}") from None
-        for gate in self.gates.values():
-            gate.forget()
-        return asked
-
-    async def _now(self, camera: str | None) -> tuple[str, Window]:
-        """The newest window with frames, not older than the age budget; waits for one."""
-        while True:
-            found = [(n, w) for n, w in self._latest.items() if camera in (None, n) and not self._too_old(w)]
-            if found:
-                return max(found, key=lambda pair: pair[1].closed_ns)
-            await self._arrived.wait()
 
     async def _start(self, sources: list[asyncio.Task[None]]) -> None:
         await self.worker.start()
@@ -185,102 +126,6 @@ class Service:
             stopping.cancel()
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-
-    def _on_window(self, camera: str, window: Window) -> None:
-        gate = self.gates.get(camera)
-        if window.partial:
-            if not self.health.paused and not (gate and gate.closed):
-                self._scheduler.offer(camera, window)
-            return
-        self.counts[camera].arrived += 1
-        passes = gate is None or self._looked(gate, camera, window)  # at every window, also while paused
-        if not window.frames:
-            self._drop(camera, window, "no_frames")
-            return
-        self._latest[camera] = window
-        self._arrived.set()
-        self._arrived = asyncio.Event()
-        if self.health.paused:
-            self._drop(camera, window, "paused")
-        elif not passes:
-            self._drop(camera, window, "still")
-        elif (pushed_out := self._scheduler.offer(camera, window)) is not None:
-            self._drop(camera, pushed_out, "superseded")
-
-    def _looked(self, gate: StillGate, camera: str, window: Window) -> bool:
-        """Whether the gate lets a window through; a scene that comes to rest, or wakes, is told at once."""
-        before, passes = gate.still, gate.passes(window)
-        if gate.still != before:
-            self._tell_camera(camera)
-        return passes
-
-    async def _caption(self) -> None:
-        while True:
-            turn = await self._scheduler.next()
-            if isinstance(turn, Ask):
-                await self._answer(turn)
-            elif turn.window.partial:
-                await self.worker.ahead(turn.window, turn.camera, self._show_draft(turn.camera), self._preempted)
-            elif self._too_old(turn.window):
-                self._drop(turn.camera, turn.window, "stale")
-            else:
-                self._in_hand = turn
-                await self._caption_one(turn.camera, turn.window)
-                self._in_hand = None
-
-    def _preempted(self) -> bool:
-        """Whether work ahead of a window is to make way. Any thread may look."""
-        return self._scheduler.urgent or self._stop.is_set()
-
-    async def _caption_one(self, camera: str, window: Window) -> None:
-        try:
-            caption = await self.worker.caption(window, camera, self._show_draft(camera))
-        except ServiceError as error:
-            self._in_hand = None
-            self._drop(camera, window, f"failed: {error}")
-            raise
-        except Exception as error:
-            self._drop(camera, window, f"failed: {error}")
-            return
-        if self._too_old(window):
-            self._drop(camera, window, "overtime")
-            return
-        self.counts[camera].captioned += 1
-        self.last_caption[camera] = window.index
-        if gate := self.gates.get(camera):
-            gate.captioned(window.index)
-        for sink in self._sinks[camera]:
-            sink.on_caption(caption)
-
-    def _show_draft(self, camera: str) -> Callable[[Window, str], None]:
-        """Takes a camera's drafts from any thread."""
-        loop, sinks = asyncio.get_running_loop(), self._sinks[camera]
-
-        def show_draft(window: Window, text: str) -> None:
-            loop.call_soon_threadsafe(_tell_draft, sinks, window, text)
-
-        return show_draft
-
-    async def _answer(self, ask: Ask) -> None:
-        if ask.answer.done():
-            return  # who asked has given up
-        try:
-            caption = await self.worker.answer(ask.window, ask.question)
-        except Exception as error:
-            if not ask.answer.done():
-                ask.answer.set_exception(CommandError(f"question: {error}"))
-        else:
-            if not ask.answer.done():
-                ask.answer.set_result(caption)
-
-    def _too_old(self, window: Window) -> bool:
-        age_ms = (time.monotonic_ns() - window.closed_ns) / 1e6 + window.lag_ms
-        return age_ms > self.settings.max_age_s * 1e3
-
-    def _drop(self, camera: str, window: Window, reason: str) -> None:
-        self.counts[camera].dropped[reason.partition(":")[0]] += 1
-        for sink in self._sinks[camera]:
-            sink.on_dropped(Dropped(window, reason))
 
     async def _publish(self) -> None:
         """The publisher reconnects by itself; what it does not expect is tried again within the budget."""
@@ -341,12 +186,7 @@ class Service:
             stream: StreamStatus(s.state, s.last_us, wall(s.last_ns) if s.last_us is not None else None, s.reason)
             for stream, s in self.cameras[name].streams.items()
         }
-        self.publisher.set_camera_status(name, streams, self.cameras[name].sync, self._scene(name))
-
-    def _scene(self, name: str) -> Scene | None:
-        if (gate := self.gates.get(name)) is None:
-            return None
-        return Scene(gate.still, self.last_caption.get(name), gate.skipped)
+        self.publisher.set_camera_status(name, streams, self.cameras[name].sync, self.captioning.scene(name))
 
     async def _end(
         self,
@@ -356,16 +196,15 @@ class Service:
     ) -> bool:
         """Stop the sources, finish what is in hand, send what waits, say goodbye; within five seconds."""
         self._stop.set()
+        self.captioning.stopping = True
         self.health.stopping, self.health.on_change = True, lambda: None
         deadline = time.monotonic() + STOP_S
         await _cancel(sources, STOP_S)
-        for turn in self._scheduler.clear():
-            self._drop(turn.camera, turn.window, "stopped")
-        while self._in_hand is not None and not all(task.done() for task in parts) and time.monotonic() < deadline:
+        self.captioning.drop_waiting("stopped")
+        while self.captioning.in_hand and not all(task.done() for task in parts) and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
         await _cancel(parts)
-        if self._in_hand is not None:
-            self._drop(self._in_hand.camera, self._in_hand.window, "stopped")
+        self.captioning.end()
         clean = await self.worker.close(max(0.1, deadline - time.monotonic()))
         await self.recorder.stop("the service stops", RECORDER_S)
         if self.publisher and publishing:
@@ -388,8 +227,3 @@ async def _cancel(tasks: list[asyncio.Task[None]], timeout_s: float | None = Non
         task.cancel()
     with contextlib.suppress(TimeoutError):  # what hangs must not keep the rest from ending well
         await asyncio.wait_for(asyncio.shield(asyncio.gather(*tasks, return_exceptions=True)), timeout_s)
-
-
-def _tell_draft(sinks: list[Sink], window: Window, text: str) -> None:
-    for sink in sinks:
-        sink.on_draft(window, text)

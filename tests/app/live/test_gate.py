@@ -137,10 +137,10 @@ def test_the_status_names_the_caption_that_goes_on_being_true(
             service.cameras["front"].on_state("front")  # as it is told every few seconds
             captioned = counts.captioned
             await until(lambda: counts.captioned > captioned)  # the heartbeat
-            await until(lambda: service.gates["front"].closed)
-            service.paused(True)
-            service.paused(False)
-            assert not service.gates["front"].closed, "the scene may have changed"
+            await until(lambda: service.captioning.gates["front"].closed)
+            service.captioning.paused(True)
+            service.captioning.paused(False)
+            assert not service.captioning.gates["front"].closed, "the scene may have changed"
 
             def told(leaf: str) -> list[dict[str, Any]]:
                 return [h.payload for h in listener.of(leaf) if h.payload]

@@ -58,7 +58,7 @@ def test_live_windows_become_captions_on_the_broker(mosquitto: Mosquitto, load: 
         async with listening(mosquitto.port) as listener:
             async with serving(configuration(tmp_path, mosquitto.url), load, front=Switch()) as (service, _):
                 await listener.until(lambda: len(listener.of("front/caption")) >= 4)
-                service.paused(True)
+                service.captioning.paused(True)
                 await until(lambda: service.publisher and service.publisher.unsent == 0 and not service.worker.busy_s)
             await listener.until(lambda: payloads(listener.of("robot/status"))[-1]["state"] == "stopped")
         return listener, service

@@ -47,7 +47,7 @@ def test_frames_are_prefilled_and_the_draft_is_out_before_the_window_closes(
         load = lambda: Captioner(*tiny_pair, SETTINGS, costs=costs)  # noqa: E731
         async with listening(mosquitto.port) as listener, serving(config, load, front=Switch()) as (service, _):
             await listener.until(lambda: len(listener.of("front/caption")) >= 3)
-            await service.ask("USER ?", "front")
+            await service.captioning.ask("USER ?", "front")
             so_far = len(listener.of("front/caption"))
             await listener.until(lambda: len(listener.of("front/caption")) >= so_far + 3 and streamed(listener)[-2:])
         return listener
@@ -74,8 +74,8 @@ def test_work_ahead_of_a_window_makes_way_for_a_stop(
             begun.set_result(given[-1])
 
         monkeypatch.setattr(service.worker, "ahead", ahead)
-        service._scheduler.offer("front", replace(tiny_window(0), partial=True))
-        captioning = asyncio.create_task(service._caption())
+        service.captioning._scheduler.offer("front", replace(tiny_window(0), partial=True))
+        captioning = asyncio.create_task(service.captioning.run())
         preempted = await begun
         assert not preempted()
         service.stop("the test is over")
