@@ -57,7 +57,8 @@ def model(config: Config, role: Role) -> Finding:
         )
     except (ModelError, ImportError) as error:
         return Finding(role, False, "; ".join([*told, str(error)]), remedy, needed=True)
-    found = "; ".join([f"{loaded.name} runs on {loaded.runtime}, device {device_of(loaded)}", *told])
+    where = "" if (device := device_of(loaded)) == "cpu" else f", {device}"
+    found = "; ".join([f"{loaded.name} runs on {loaded.runtime}{where}", *told])
     return Finding(role, True, found, remedy, needed=True)
 
 
