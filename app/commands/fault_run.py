@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -19,19 +18,16 @@ def command(
     out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the findings as JSON.")] = None,
 ) -> None:
     """Broker, source, worker and process fail in random order; every committed caption must arrive."""
-    from rich.console import Console
     from rich.table import Table
 
     from app.config import load_config
     from app.faults.rounds import FaultRun
+    from app.faults.running import progress, run_folder
 
     writable(out, "--json")
     settings = load_config(config)
-    console = Console(stderr=True)
-    with tempfile.TemporaryDirectory(prefix="event-captioner-faults-") as folder:
-        run = FaultRun(settings, Path(folder), seed)
-        with console.status("starting …") as status:
-            found = run.run(rounds, status.update)
+    with run_folder("event-captioner-faults-") as folder, progress() as tell:
+        found = FaultRun(settings, folder, seed).run(rounds, tell)
     if out:
         out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     table = Table(title="Fault run", show_header=False)

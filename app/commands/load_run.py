@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -32,19 +31,16 @@ def command(
     out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the findings as JSON.")] = None,
 ) -> None:
     """Live cameras of pre-made load against a real broker: windows accounted for, ages, memory, stalls."""
-    from rich.console import Console
     from rich.table import Table
 
     from app.config import load_config
     from app.faults.load import LoadRun, LoadSettings, failures
+    from app.faults.running import progress, run_folder
 
     writable(out, "--json")
     settings = LoadSettings(seconds, cameras, windows_per_s, captions_per_s, events_per_s, network)
-    console = Console(stderr=True)
-    with tempfile.TemporaryDirectory(prefix="event-captioner-load-") as folder:
-        run = LoadRun(load_config(config), Path(folder), settings)
-        with console.status("starting …") as status:
-            found = run.run(status.update)
+    with run_folder("event-captioner-load-") as folder, progress(every_s=10.0) as tell:
+        found = LoadRun(load_config(config), folder, settings).run(tell)
     if out:
         out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     wrong = failures(found)

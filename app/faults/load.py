@@ -93,9 +93,10 @@ class LoadRun:
 
     def run(self, tell: Callable[[str], None]) -> dict[str, Any]:
         """The findings. Raises FaultRunError when the service does not come up, or does not stay."""
-        self._broker.serve()
-        client = self._subscribe()
+        client = paho.Client(CallbackAPIVersion.VERSION2)
         try:
+            self._broker.serve()
+            self._subscribe(client)
             if self._streets:
                 tell("drawing the street …")
             for street in self._streets:
@@ -117,9 +118,7 @@ class LoadRun:
             raise FaultRunError(f"load-run: the service left no books; see {self._log}")
         return self._findings(resident)
 
-    def _subscribe(self) -> paho.Client:
-        client = paho.Client(CallbackAPIVersion.VERSION2)
-
+    def _subscribe(self, client: paho.Client) -> None:
         def on_message(_: object, data: object, message: paho.MQTTMessage) -> None:
             payload = json.loads(message.payload)
             if message.topic.endswith("/caption"):
@@ -131,7 +130,6 @@ class LoadRun:
         client.connect("127.0.0.1", self._broker.port)
         client.subscribe([(f"event-captioner/{NODE}/camera/+/caption", 1), (f"event-captioner/{NODE}/status", 1)])
         client.loop_start()
-        return client
 
     def _watch(self, tell: Callable[[str], None]) -> list[int]:
         """Resident bytes of the service, once a second for as long as the run goes on."""

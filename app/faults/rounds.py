@@ -73,14 +73,15 @@ class FaultRun:
         prepare(self._database)
         began = time.monotonic()
         children: list[Child] = [self._service, self._feed, self._broker]
-        self._broker.serve()
         self.received = Received(self._broker.port, f"event-captioner/{NODE}")
         try:
+            self._broker.serve()
             self._feed.start()
             self._service.start()
+            tell("loading the models …")
             self._flowing()
             for number, name in enumerate(self._order(rounds), start=1):
-                tell(f"round {number}/{rounds}: {name}")
+                tell(f"{time.monotonic() - began:5.0f} s  round {number}/{rounds}: {name}")
                 self._warm = self._warm or self._holds()
                 self.faults[name]()
                 self.findings.faults[name] += 1
