@@ -16,7 +16,7 @@ demo: $(DEMO)/.ready
 
 # Two processes of one thread each; tests/conftest.py says which tests stay together.
 test: mosquitto $(DEV)/.ready
-	OMP_NUM_THREADS=1 $(DEV)/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(DEV)/bin/python -m pytest -n 2
 
 lint: $(DEV)/.ready
 	$(DEV)/bin/ruff check .

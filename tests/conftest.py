@@ -8,27 +8,34 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-_TESTS = Path(__file__).parent
-_REAL_TIME = (
-    "app/faults", "app/live", "app/publishing", "app/sensors", "app/supervision",
-    "app/test_cli.py", "app/test_demo.py", "app/test_pipeline.py", "app/test_soak.py", "app/test_streaming.py",
-)  # fmt: skip
+_REAL_TIME = tuple(
+    f"tests/app/{name}"
+    for name in (
+        *("faults", "live", "publishing", "sensors", "supervision"),
+        *("test_cli.py", "test_demo.py", "test_pipeline.py", "test_soak.py", "test_streaming.py"),
+    )
+)
 _BINARY = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """For `-n 2`: tests that wait on clocks, cameras or brokers are one group, and begin; any other file is a group."""
-    if not hasattr(config, "workerinput"):  # one process, which needs no groups
-        return
-    groups = {item: item.path.relative_to(_TESTS).as_posix() for item in items}
-    groups |= {item: "real time" for item, file in groups.items() if file.startswith(_REAL_TIME)}
-    items.sort(key=lambda item: groups[item] != "real time")
-    for item, group in groups.items():
-        item.add_marker(pytest.mark.xdist_group(group))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """For `-n 2`: tests that wait on clocks, cameras or brokers are one group, the first; any other file is a group.
+
+    A group runs in one process, one test after another.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByClockOrFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "real time" if file.startswith(_REAL_TIME) else file
+
+    return ByClockOrFile(config, log)
 
 
 class Mosquitto:
