@@ -109,6 +109,7 @@ def _check_gpu(tiny: bool, json_path: Path | None) -> None:
     from rich.console import Console
 
     from app.commands.options import TableConsole, need_torch
+    from app.gpu_checks.files import write_result
     from app.gpu_checks.run import print_plan, print_table, run_checks, the_gpu
     from models.runtimes.nvidia import GpuError
 
@@ -122,4 +123,4 @@ def _check_gpu(tiny: bool, json_path: Path | None) -> None:
     result = run_checks(tiny, Console(stderr=True).print)
     print_table(result, TableConsole())
     if json_path:
-        json_path.write_text(json.dumps(result, indent=2) + "\n")
+        write_result(result, json_path)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
 from rich.console import Console
 
+from app.gpu_checks.files import write_result
 from app.gpu_checks.run import print_plan, print_table, run_checks
 from models.runtimes.nvidia import GpuError
 
@@ -20,7 +20,7 @@ def main() -> int:
         return 3
     print_table(result, Console(width=170))
     if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(json.dumps(result, indent=2) + "\n")
+        write_result(result, Path(sys.argv[1]))
     return 0
 
 

@@ -43,14 +43,20 @@ PLAN = (
     "what 28 drafts in the prefill's last chunk of 256 cost",
     "target prefill ÷ drafter prefill, vision included (survey: 8.59 and 3.8)",
     "host time a decode step on torch, graph replay beside plain launches: ≤ 100 µs",
+    "torch with int4 weights (PyTorch's own kernel): drafter step ÷ its bf16 step: ≤ 0.45",
     "transformers generate, eager, to 40 tokens ÷ autoregressive: ≥ 4",
     "transformers generate, static cache and compile, to 40 tokens ÷ autoregressive: ≥ 1.1",
-    "TensorRT: whether it knows this GPU; engines of the drafter's 7B shapes cut to 4 of 32 layers, built here: the "
-    "decode step in 16 bit and in int4, int4 ÷ 16 bit: ≤ 0.45, host time a drafted token: ≤ 100 µs",
-    "placement lead and serial, and overlap × sharing streams, priority, green_context(32), chunked(256): ms a "
-    "caption at injected α 0.7, 0.8, 0.9",
+    "TensorRT: whether it builds and runs an engine on this GPU; engines of the drafter's 7B shapes cut to 4 of 32 "
+    "layers, built here: the decode step in 16 bit and in int4, int4 ÷ 16 bit: ≤ 0.45, host time a drafted token: "
+    "≤ 100 µs",
+    "decode step, prefill and verify on the runtimes tensorrt, onnx-cuda and onnx-tensorrt: a row each that says why "
+    "it was not measured",
+    "placement lead and serial, and overlap × sharing streams, priority, green_context(32), chunked(256), with the "
+    "bf16 and the int4 drafter: ms a caption and accepted hidden tokens at injected α 0.7, 0.8, 0.9",
     "the plan that the start-up calibration chooses ÷ the best of these: ≤ 1.02, ÷ the serial one: ≤ 1 (with lead "
     "and without)",
-    "overlap: hidden tokens (≥ 20 wanted), the prefill's slow-down, true overlap in ms",
+    "overlap, by CUDA events in both streams, with the bf16 and the int4 drafter: hidden tokens (≥ 20 wanted with "
+    "int4), the prefill's slow-down, true overlap in ms",
+    "a trace of one caption under each placement and way of sharing (OUT.trace.json beside --json OUT.json)",
     "demo pair: real acceptance on the bundled recording",
 )

@@ -51,6 +51,16 @@ def verify(rig: Rig) -> list[Figure]:
     ]
 
 
+def int4_step(rig: Rig, cheap: Rig) -> list[Figure]:
+    """A drafter's token with int4 weights against the same with 16 bits."""
+    whole, small = (each.milliseconds(lambda s=each.drafter: s.decoder.enqueue(1, 1)) for each in (rig, cheap))  # type: ignore[misc]
+    return [
+        Figure("drafter decode step, 16 bit", "torch", whole, "ms"),
+        Figure("drafter decode step, int4", "torch", small, "ms", note="PyTorch's _weight_int4pack_mm"),
+        Figure("int4 drafter step ÷ its 16-bit step", "torch", small / whole, "×", most=0.45),
+    ]
+
+
 def host_overhead(rig: Rig) -> list[Figure]:
     """How long the host is busy with one decode step: replaying its graph, and launching it operator by operator."""
     side = rig.target

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -11,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from app.gpu_checks.int4 import Int4Linear
+from app.telemetry.spans import Span
 from models.clip import ClipConfig
 from models.eventgpt import EventGPT
 from models.llama import LlamaConfig
@@ -57,6 +61,19 @@ def tiny_sizes() -> Sizes:
     return Sizes(llama(96), llama(128), tower, tower, 9, 9)
 
 
+class HostEvents:
+    """Events that the host's clock stamps: on a CPU a pass is over when it was enqueued."""
+
+    def record(self) -> int:
+        return time.monotonic_ns()
+
+    def wait(self, event: int) -> None:
+        pass
+
+    def elapsed_ms(self, first: int, second: int) -> float:
+        return (second - first) / 1e6
+
+
 class Side:
     """One model on the device: its vision, its decoder with a stream of its own, and a prompt of constant length."""
 
@@ -66,6 +83,9 @@ class Side:
         self.pixels = torch.zeros(frames, 3, image, image, device=self.device, dtype=self.dtype)
         self.text, self.prompt = text, network.visual_tokens + text
         self.decoder = StaticTorchDecoder(network.decoder, -(-(self.prompt + 2 * NEW_TOKENS + 32) // 8) * 8)
+        if self.device.type == "cpu":
+            self.decoder.clock.follow(HostEvents())
+        self.marks: list[tuple[str, Any, Any]] | None = None  # (stage, events around it), where they are wanted
         self.vision = TorchVision(network.vision, self.decoder)
         self.eos_id, self.vocabulary = 2, network.decoder.config.vocab_size
         self.weight_bytes = sum(p.numel() * p.element_size() for p in network.decoder.parameters())
@@ -78,14 +98,39 @@ class Side:
 
     def encode(self) -> Tensor:
         """The visual tokens, enqueued on the side's stream."""
-        with torch.inference_mode(), torch.cuda.stream(self.decoder.stream):
+        with self._marked("encode"), torch.inference_mode(), torch.cuda.stream(self.decoder.stream):
             tokens: Tensor = self.network.vision(self.pixels)
         return tokens
 
-    def prefill(self, tokens: int | None = None, rows: int = 1) -> None:
-        """Vision and a prefill of so many tokens (the prompt), enqueued."""
+    def enqueue(self, stage: str, tokens: int, rows: int, before: int | None = None) -> None:
+        """A pass over so many tokens, enqueued."""
+        with self._marked(stage):
+            self.decoder.enqueue(tokens, rows, before)
+
+    def prefill(self) -> None:
+        """Vision and a prefill of the prompt, enqueued."""
         self.encode()
-        self.decoder.enqueue(tokens or self.prompt, rows)
+        self.enqueue("prefill", self.prompt, 1)
+
+    def with_int4(self) -> Side:
+        """The same model with decoder weights of 4 bits in small passes; the large ones share this one's tensors."""
+        shared = {id(value): value for value in (*self.network.parameters(), *self.network.buffers())}
+        network = copy.deepcopy(self.network, shared)
+        for module in (*network.decoder.model.layers, network.decoder):
+            for parent in list(module.modules()) if module is not network.decoder else [module]:
+                for name, child in parent.named_children():
+                    if isinstance(child, nn.Linear):
+                        setattr(parent, name, Int4Linear(child))
+        return Side(network, self.pixels.shape[0], self.text, self.pixels.shape[-1])
+
+    @contextmanager
+    def _marked(self, stage: str) -> Iterator[None]:
+        if self.marks is None:
+            yield
+            return
+        begin = self.decoder.clock.mark()
+        yield
+        self.marks.append((stage, begin, self.decoder.clock.mark()))
 
     @property
     def prefill_flop(self) -> float:
@@ -111,6 +156,23 @@ class Rig:
     def wait(self) -> None:
         if self.gpu:
             torch.cuda.synchronize()
+
+    def spans(self, work: Callable[[], object]) -> list[Span]:
+        """What both devices were busy with while `work` ran, by events in their streams; lanes `drafter`, `target`."""
+        sides = {"drafter": self.drafter, "target": self.target}
+        self.wait()
+        for side in sides.values():
+            side.decoder.clock.begin()  # a reference, while the stream is idle
+            side.marks = []
+        work()
+        self.wait()
+        found = []
+        for lane, side in sides.items():
+            marks, side.marks = side.marks or [], None
+            for stage, begin, end in marks:
+                if interval := side.decoder.clock.between(begin, end):
+                    found.append(Span(stage, lane, *interval))
+        return found
 
     def milliseconds(self, work: Callable[[], None], repeats: int | None = None) -> float:
         """Median wall time from an idle device to an idle one; three unmeasured times first, for graphs and caches."""

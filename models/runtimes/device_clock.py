@@ -69,17 +69,22 @@ class DeviceClock:
                 self._events = None
         return event
 
-    def note(self, begin: Any, end: Any) -> None:
-        """The device was busy between two events, and has come to both."""
+    def between(self, begin: Any, end: Any) -> Interval | None:
+        """Two events that the device has come to, on the host's clock; None where there is no clock."""
         if self._events is None or self._reference is None or begin is None or end is None:
-            return
+            return None
         event, at_ns = self._reference
         try:
             start, stop = (at_ns + round(self._events.elapsed_ms(event, mark) * 1e6) for mark in (begin, end))
         except GpuError:
             self._events = None
-            return
-        self._busy.append((start, stop))
+            return None
+        return start, stop
+
+    def note(self, begin: Any, end: Any) -> None:
+        """The device was busy between two events, and has come to both."""
+        if interval := self.between(begin, end):
+            self._busy.append(interval)
 
     @property
     def busy(self) -> list[Interval]:
