@@ -196,11 +196,12 @@ class Drafter:
         """
         scores = self._sampler.all_scores(rows, places)
         count = min(count, scores.shape[1])
-        weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-        weights /= weights.sum(axis=1, keepdims=True)
-        found = np.nonzero(scores >= np.partition(scores, -count)[:, -count, None])  # where two are equal, the first
+        ordered = np.partition(scores, (-count, -1))
+        found = np.nonzero(scores >= ordered[:, -count, None])  # all that are equal to the least likely among them
+        weights = np.exp(scores - ordered[:, -1:])
+        shares = weights[found] / weights.sum(axis=1)[found[0]]
         likely: list[list[tuple[int, float]]] = [[] for _ in scores]
-        for row, token, share in zip(*map(np.ndarray.tolist, (*found, weights[found])), strict=True):
+        for row, token, share in zip(*map(np.ndarray.tolist, (*found, shares)), strict=True):
             if share:
                 likely[row].append((token, share))
         return [sorted(one, key=lambda candidate: -candidate[1])[:count] for one in likely]

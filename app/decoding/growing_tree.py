@@ -51,7 +51,7 @@ class GrowingTree:
         else:
             weight = self._weights[node]
         for token, probability in candidates:
-            self._propose((node, token), weight * probability)
+            self._propose(node, token, weight * probability)
 
     def hide(self) -> None:
         """What is drafted by now cost the caption no time."""
@@ -79,15 +79,15 @@ class GrowingTree:
                 places[node] = tree._expand((places[parent], token), self._weights[node] / scale)
         for (parent, token), weight in self._leaves.items():
             if parent in places:
-                tree._propose((places[parent], token), weight / scale)
+                tree._propose(places[parent], token, weight / scale)
         tree._hidden = {(places[parent], token) for parent, token in self._hidden if parent in places}
         return tree
 
-    def _propose(self, edge: Edge, weight: float) -> None:
-        self._leaves[edge] = weight
-        self._proposed += 1
-        if edge[1] != self._eos_id:
-            heappush(self._open, (-weight, self._proposed, edge))
+    def _propose(self, parent: int, token: int, weight: float) -> None:
+        self._leaves[parent, token] = weight
+        if token != self._eos_id:
+            self._proposed += 1
+            heappush(self._open, (-weight, self._proposed, (parent, token)))
 
     def _expand(self, edge: Edge, weight: float) -> int:
         node = self.nodes.add(*edge)

@@ -132,8 +132,8 @@ class CachedSequence:
         The pending rows become valid; the drafts are in the cache, yet not valid until `advance` accepts them. With
         nothing pending there is no first row of logits.
         """
-        count = self.unfed
-        rows, wanted = self._rows(drafts)
+        rows, count = self._rows(drafts)
+        wanted = self._places[max(0, count - 1) : len(rows)]
         logits = self.model.decoder.forward(rows, self.length, wanted, threads)
         self._grow(count)
         self.pending, self.following = self.pending[:0], []
@@ -146,8 +146,8 @@ class CachedSequence:
         """
         if tree.is_chain:
             return self.forward(tree.tokens, threads)
-        count = self.unfed
-        rows, wanted = self._rows(tree.tokens)
+        rows, count = self._rows(tree.tokens)
+        wanted = self._places[max(0, count - 1) : len(rows)]
         behind = self.length + count
         positions: Ints = np.array([*range(self.length, behind), *(behind + depth for depth in tree.depths)], np.int64)
         logits = self.model.decoder.forward_tree(rows, positions, tree.mask(count), self.length, wanted, threads)
@@ -174,13 +174,13 @@ class CachedSequence:
                 self._grow(1)
                 yield each
 
-    def _rows(self, drafts: Sequence[int]) -> tuple[Floats, Ints]:
-        """Embeddings [unfed + drafts, D] of a pass, and its rows that want logits: the last unfed and each draft."""
+    def _rows(self, drafts: Sequence[int]) -> tuple[Floats, int]:
+        """The embeddings [unfed + drafts, D] of a pass, and how many of them are no drafts."""
         rows, count = self.pending, self.unfed
         if self.following or drafts:
             tokens = self._embed([*self.following, *drafts])
             rows = np.concatenate([rows, tokens]) if len(rows) else tokens
-        return rows, self._places[max(0, count - 1) : count + len(drafts)]
+        return rows, count
 
     def _grow(self, count: int) -> None:
         self.length += count

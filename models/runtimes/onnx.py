@@ -21,6 +21,7 @@ from models.runtimes.alignment import aligned
 from models.runtimes.contract import Floats, Ints, fitting
 from models.stored import StoredTensor
 
+_HELD_BYTES = 8 << 20  # of an embedding table that is held as float32, besides: looking up is one call then
 _MAX_CALLS = 64  # shapes (T, R) whose bound buffers a session keeps; the oldest goes first
 
 
@@ -97,6 +98,7 @@ class OnnxDecoder:
         self.s_max, self.width, self.vocabulary = sizes.s_max, sizes.width, sizes.vocabulary
         self._causal, self._tree = Sessions(folder / "decoder.onnx"), Sessions(folder / "decoder_tree.onnx")
         self._embedding, self._table = embedding, embedding.map()
+        self._wide = embedding.read() if embedding.length <= _HELD_BYTES else None
         self._places: Ints = np.arange(sizes.s_max)
         # One array, so that `compact` is one assignment; each layer's cache [1, Hkv, S_max, Dh] is a part of it.
         self._caches = np.zeros((2 * sizes.layers, 1, sizes.kv_heads, sizes.s_max, sizes.head_dim), sizes.cache)
@@ -104,6 +106,8 @@ class OnnxDecoder:
 
     def embed(self, ids: Ints) -> Floats:
         """Token ids [T] to embeddings [T, D]."""
+        if self._wide is not None:
+            return self._wide.take(ids, axis=0)
         return self._embedding.widen(self._table.take(ids, axis=0))
 
     def forward(self, embeddings: Floats, length: int, rows: Ints, threads: int) -> Floats:
