@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from app.captioner import Captioner, CaptionerSettings
+from app.cli import main
+from app.gpu_checks.demo import RECORDING
 from app.publishing.payloads import Clock, Origin, caption_payload, telemetry_payload
 from app.sinks import CaptionLog
 from app.windows import Window
@@ -18,6 +21,7 @@ from models.runtimes.shared import share_gpu
 from models.runtimes.sharing import SERIAL, STREAMS, Sharing
 from tests.app.decoding import toy
 from tests.models.runtimes.test_fallback import CrampedDecoder, Loads
+from tests.models.runtimes.test_nvidia import without_gpu
 from tests.models.tiny import make_pair
 
 SETTINGS = CaptionerSettings(strategy="prefill_hiding", placement="serial", guard=False, max_new_tokens=12)
@@ -116,3 +120,24 @@ def test_whatever_the_sharing_the_caption_is_the_same(
     for number in (5, 6):
         window = tiny_window(number)
         assert captioner(way=Sharing.parse(way)).caption(window).token_ids == captioner().caption(window).token_ids
+
+
+@without_gpu
+@pytest.mark.parametrize("runtime", ["tensorrt", "onnx-cuda", "onnx-tensorrt", "[tensorrt, onnx-cuda]"])
+def test_where_no_runtime_is_left_the_command_ends_with_one_line(
+    folders: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    runtime: str,
+) -> None:
+    config = tmp_path / "robot.yaml"
+    config.write_text(
+        f"models: {{drafter: {{path: {folders[0]}}}, target: {{path: {folders[1]}, runtime: {runtime}}}}}\n"
+    )
+    monkeypatch.setattr(sys, "argv", ["event-captioner", "replay", str(RECORDING), "--config", str(config)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("event-captioner: ")]
+    assert (end.value.code, len(told)) == (1, 1), told
+    assert "; " in told[0]  # what is to be done
