@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -32,7 +33,7 @@ from app.windows import Window, drafter_events
 from models.bundle import VisionLanguageModel
 from models.errors import ModelError
 from models.prompts import QUESTION
-from models.runtimes.contract import Floats, Timed
+from models.runtimes.contract import Floats, FreeRunning, Timed
 from models.runtimes.nvidia import GpuError
 from models.runtimes.shared import device_of, ladder_of, on_gpu, share_of
 from models.runtimes.sharing import Sharing
@@ -252,6 +253,8 @@ class Captioner:
                 model.vision.warm_up(model.frames, model.image_size, encoding)
                 model.decoder.warm_up(len(prompt), 1, prefilling)
                 model.decoder.warm_up(1, 1, stepping)
+                if model is self.drafter and isinstance(model.decoder, FreeRunning):
+                    collections.deque(model.decoder.greedy(model.eos_id, 0, 3) or (), maxlen=0)
                 if model.role in TREES.get(self._strategy.name, ()):
                     for threads in {prefilling, stepping}:
                         rows = np.zeros((2, model.decoder.width), np.float32)
