@@ -103,8 +103,10 @@ class LoadRun:
                 street.serve()
             tell("loading the models …")
             self._service.start()
-            if not self._online.wait(READY_S) or self._service.dead:
-                raise FaultRunError(f"load-run: the service did not come up; see {self._log}")
+            until_s = time.monotonic() + READY_S
+            while not self._online.wait(0.2):
+                if self._service.dead or time.monotonic() > until_s:
+                    raise FaultRunError(f"load-run: the service did not come up; see {self._log}")
             resident = self._watch(tell)
             self._service.end(signal.SIGTERM, STOP_S)
             time.sleep(0.5)  # for what the broker still has in hand

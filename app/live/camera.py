@@ -24,6 +24,7 @@ from app.windows import Window, Windower
 
 TICK_S = 0.02
 QUIET_NS = 100_000_000  # when no item has come for so long, the clock closes windows; before, the items do
+AWAY_NS = 50_000_000  # a busy machine let the loop sleep for so long
 SPAN_NS = 5_000_000_000  # over which the least delay is looked for
 JUMP_US = 1_000_000  # a stream whose time falls back by more (or jumps ahead) has had its clock set: windows begin anew
 MATCH_S = 1.0  # between two looks whether there is motion enough to compare the clocks of two devices
@@ -258,7 +259,10 @@ class Camera:
     async def _watch(self, info: SourceInfo) -> str:
         """Close windows on time, and tell a stalled stream from a frozen source; returns when it is frozen."""
         while True:
+            slept_ns = time.monotonic_ns()
             await asyncio.sleep(TICK_S)
+            if time.monotonic_ns() - slept_ns > AWAY_NS:
+                await asyncio.sleep(TICK_S)  # the loop was away, not the data: they are read first
             at_ns, now_us = time.monotonic_ns(), self._now.now_us()
             events_ns = None if info.one_clock and info.one_stream else self.streams["events"].last_ns
             last_ns = self._last_ns if events_ns is None else events_ns  # frames of another device close nothing
