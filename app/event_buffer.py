@@ -56,9 +56,13 @@ class EventBuffer:
         return None
 
     def forget(self, before_us: int) -> None:
-        """Let go of the runs that end before `before_us`."""
+        """Let go of what is before `before_us`: it must not count against the limit any more."""
         while self._runs and self._runs[0].t[-1] < before_us:
             self.count -= len(self._runs.popleft())
+        if self._runs:
+            run = self._runs[0]
+            self._runs[0] = cut(run, before_us, int(run.t[-1]) + 1)
+            self.count -= len(run) - len(self._runs[0])
 
     def clear(self) -> None:
         self._runs.clear()

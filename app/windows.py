@@ -106,8 +106,8 @@ class Windower:
 
     @property
     def next_index(self) -> int:
-        """The index of the next window to close."""
-        return self._given
+        """The index for windows of whatever comes after this stream: none of its own had it, not even in part."""
+        return max(self._given, self._led.index + 1 if self._led else 0)
 
     @property
     def late_events(self) -> int:

@@ -172,6 +172,15 @@ def test_partial_comes_before_the_window_and_holds_what_came_before() -> None:
     assert (window.partial, window.events.t.tolist()) == (False, [0, 700, 810, 820, 900])
 
 
+def test_an_index_that_a_partial_window_had_is_not_given_to_another_stream() -> None:
+    cutter = windower(lead_us=200)
+    ahead = cutter.push(events(0, 850))
+    assert [(window.index, window.partial) for window in ahead] == [(0, True)]
+    assert cutter.next_index == 1, "a draft of that id is out already"
+    cutter.push(events(1000))
+    assert cutter.next_index == 1
+
+
 def test_tick_closes_and_leads_without_items() -> None:
     cutter = windower(lead_us=200)
     assert cutter.tick(5000) == []
@@ -194,6 +203,13 @@ def test_events_of_the_next_window_push_none_out_of_one_that_closes_with_them() 
     windows = run(windower(max_events=3), [events(100, 200, 300), events(1200, 1300, 1400), events(1999)])
     assert [w.events.t.tolist() for w in windows] == [[100, 200, 300], [1300, 1400, 1999]]
     assert [w.dropped_events for w in windows] == [0, 1]
+
+
+def test_events_that_closed_windows_have_held_do_not_count_against_the_limit() -> None:
+    cutter = windower(max_events=3)
+    (window,) = cutter.push(events(0, 998, 999, 1000, 1001))
+    assert len(window.events) == 3
+    assert cutter.excess_events == 0
 
 
 @settings(max_examples=100, deadline=None)
