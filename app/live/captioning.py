@@ -122,6 +122,7 @@ class Captioning:
                 self._scheduler.offer(camera, window)
             return
         self.counts[camera].arrived += 1
+        self._scheduler.over(camera)  # whatever becomes of it
         passes = gate is None or self._looked(gate, camera, window)  # at every window, also while paused
         if not window.frames:
             self._drop(camera, window, "no_frames")
@@ -194,6 +195,9 @@ class Captioning:
     async def _answer(self, ask: Ask) -> None:
         if ask.answer.done():
             return  # who asked has given up
+        if self.stopping:
+            ask.answer.set_exception(CommandError("the service stops"))
+            return
         try:
             caption = await self._worker.answer(ask.window, ask.question)
         except Exception as error:

@@ -55,11 +55,16 @@ class Scheduler(Generic[A]):
         if window.partial:
             self._partial[camera], self._open[camera] = window, window.ends_ns
             return None
-        self._partial.pop(camera, None)  # too late to draft ahead of it
-        self._open.pop(camera, None)
+        self.over(camera)
         pushed_out = self._closed.get(camera)
         self._closed[camera] = window
         return pushed_out
+
+    def over(self, camera: str) -> None:
+        """A camera's open window has closed, and need not be offered: nothing is worked on ahead of it any more."""
+        self._partial.pop(camera, None)
+        if self._open.pop(camera, None) is not None:
+            self._changed.set()  # another camera's may be next
 
     def ask(self, ask: A) -> bool:
         """Add a question; False when too many wait already."""
@@ -82,12 +87,11 @@ class Scheduler(Generic[A]):
         return found
 
     def clear(self) -> list[Turn]:
-        """Everything that waits and has closed, taken out; partial windows and asks are forgotten."""
+        """Every window that waits and has closed, taken out; partial ones are forgotten, asks stay."""
         left = [Turn(camera, window) for camera, window in self._closed.items()]
         self._closed.clear()
         self._partial.clear()
         self._open.clear()
-        self._asks.clear()
         return left
 
     def _take(self) -> A | Turn | None:

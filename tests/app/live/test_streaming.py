@@ -16,7 +16,9 @@ from prometheus_client import CollectorRegistry
 from app.captioner import Captioner, CaptionerSettings, measure_costs
 from app.live.build import Start, build
 from app.live.scheduler import Scheduler, Turn
+from app.live.service import Service
 from app.live.worker import ModelWorker
+from app.publishing.commands import CommandError
 from app.records import Caption
 from app.supervision.health import Health
 from app.windows import Window
@@ -134,6 +136,46 @@ def test_of_several_cameras_the_window_that_ends_first_has_the_caches_until_it_c
     assert asyncio.run(scenario()) == [
         *("rear open", "rear open", "rear closed", "front open", "front closed", "front open"),
     ]
+
+
+def waiting(folder: Path, *cameras: str) -> Service:
+    """A service whose windows nobody takes."""
+    sources = {name: (lambda: Feed(Switch())) for name in cameras}
+    return build(configuration(folder, None), Start(sources=sources), CollectorRegistry())[0]
+
+
+def test_a_window_that_comes_to_nothing_as_it_closes_is_not_worked_on(
+    tiny_window: Callable[..., Window], tmp_path: Path
+) -> None:
+    async def scenario() -> str:
+        captioning = waiting(tmp_path, "front", "rear").captioning
+        captioning.on_window("front", open_until(tiny_window(0), 100))
+        captioning.on_window("rear", open_until(tiny_window(0), 900))
+        captioning.on_window("front", tiny_window(0, frames=0))
+        turn = await asyncio.wait_for(captioning._scheduler.next(), 5.0)
+        assert isinstance(turn, Turn)
+        return turn.camera
+
+    assert asyncio.run(scenario()) == "rear"
+
+
+def test_a_question_that_waits_outlives_a_pause_and_is_told_of_a_stop(
+    tiny_window: Callable[..., Window], tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        captioning = waiting(tmp_path, "front").captioning
+        captioning.on_window("front", replace(tiny_window(0), closed_ns=time.monotonic_ns()))
+        asked = asyncio.create_task(captioning.ask("What is near?", None))
+        await asyncio.sleep(0)
+        captioning.paused(True)
+        assert captioning.counts["front"].dropped == {"paused": 1}
+        captioning.stopping = True
+        running = asyncio.create_task(captioning.run())
+        with pytest.raises(CommandError, match="the service stops"):
+            await asyncio.wait_for(asked, 5.0)
+        running.cancel()
+
+    asyncio.run(scenario())
 
 
 def test_two_cameras_are_streamed_in_turn_and_say_what_they_would_say_alone(tiny_pair: Pair, tmp_path: Path) -> None:
