@@ -224,7 +224,7 @@ class Camera:
                 continue
             t_us = int(aligned.t[-1]) if isinstance(aligned, Events) else aligned.t_us
             stream = self.streams["frames" if isinstance(aligned, Frame) else "events"]
-            telling = self._alignment is None or self._alignment.alone or isinstance(aligned, Events)
+            telling = isinstance(aligned, Events) or self._frames_tell_time(info)
             back = stream.last_us is not None and t_us < stream.last_us - JUMP_US
             if back or (telling and not self._arrival.observe(t_us, self._last_ns)):
                 log.warning("sensor_clock_jumped", camera=self.name, was_us=stream.last_us, is_us=t_us)
@@ -237,6 +237,12 @@ class Camera:
             assert self._windower is not None
             self._give(self._windower.push(aligned))
         return f"the source ended: {getattr(source, 'ended_early', None) or 'no more data'}"
+
+    def _frames_tell_time(self, info: SourceInfo) -> bool:
+        """Frames that came another way may be long under way: they tell what time it is only without events."""
+        if self._alignment is not None:
+            return self._alignment.alone
+        return info.one_stream or self.streams["events"].last_us is None
 
     def _on_event_clock(self, item: Item, info: SourceInfo) -> Item | None:
         """The item itself, or a frame of a second device with its time made that of the events; None: not yet."""

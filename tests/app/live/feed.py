@@ -34,6 +34,7 @@ class Switch:
     frozen: bool = False
     error: str | None = None  # raised by the next item, and by opening
     frame_clock_us: int | None = None  # of two devices: what the frames' clock is behind the events'
+    frames_late_us: int = 0  # frames of another connection: how much longer they are under way than the events
     falling_behind: bool = False  # what comes is older and older
     sensor_clock_us: int = 0  # by how much the sensor's clock was set forward
     opened: int = 0
@@ -49,7 +50,8 @@ class Feed:
     def __post_init__(self) -> None:
         self._behind_us = 0
         one_clock = self.switch.frame_clock_us is None
-        self.info = SourceInfo("feed", (60, 40), True, True, True, one_clock=one_clock)
+        one_stream = not self.switch.frames_late_us
+        self.info = SourceInfo("feed", (60, 40), True, True, True, one_clock=one_clock, one_stream=one_stream)
         if self.switch.error:
             raise SourceError(self.switch.error)
         self.switch.opened += 1
@@ -66,7 +68,8 @@ class Feed:
             self._behind_us += PERIOD_US * 4 // 5 if self.switch.falling_behind else 0
             t_us = time.monotonic_ns() // 1000 - self._behind_us + self.switch.sensor_clock_us
             if self.switch.frames:
-                yield Frame(t_us - 1 - (self.switch.frame_clock_us or 0), image, time.monotonic_ns())
+                behind_us = 1 + (self.switch.frame_clock_us or 0) + self.switch.frames_late_us
+                yield Frame(t_us - behind_us, image, time.monotonic_ns())
             if self.switch.events:
                 times = np.linspace(t_us - PERIOD_US // 2, t_us, 20).astype(np.int64)
                 x, y = random.integers(0, 40, (2, 20)).astype(np.int16)

@@ -110,6 +110,19 @@ def test_a_sensor_clock_that_is_set_costs_a_window_not_the_camera(load: Load, tm
     assert set(service.counts["front"].dropped) <= {"superseded", "stopped", "no_frames"}
 
 
+def test_frames_of_another_connection_may_be_longer_under_way_than_a_clock_jumps(load: Load, tmp_path: Path) -> None:
+    windows = {"length_ms": 400, "hop_ms": 400, "frame_wait_ms": 2000}
+    config = configuration(tmp_path, None, windows=windows, service={"max_age_s": 60.0})
+
+    async def scenario() -> Service:
+        async with serving(config, load, front=Switch(frames_late_us=1_500_000)) as (service, _):
+            await until(lambda: service.counts["front"].captioned >= 2)
+        return service
+
+    service = asyncio.run(scenario())
+    assert set(service.counts["front"].dropped) <= {"superseded", "stopped"}
+
+
 def test_two_devices_become_one_camera_on_the_event_clock(mosquitto: Mosquitto, load: Load, tmp_path: Path) -> None:
     async def scenario() -> tuple[dict[str, Any], str]:
         switch = Switch(frame_clock_us=3_600_000_000)
