@@ -21,7 +21,7 @@ def command(
     from rich.table import Table
 
     from app.config import load_config
-    from app.faults.rounds import FaultRun
+    from app.faults.rounds import FaultRun, failures
     from app.faults.running import progress, run_folder
 
     writable(out, "--json")
@@ -30,12 +30,13 @@ def command(
         found = FaultRun(settings, folder, seed).run(rounds, tell)
     if out:
         out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    wrong = failures(found)
     table = Table(title="Fault run", show_header=False)
     for key, value in found.items():
         if key != "faults":
-            table.add_row(key, str(value))
-    for name, count in found["faults"].items():  # type: ignore[attr-defined]
+            table.add_row(key, str(value), "← not as it must be" if key in wrong else "")
+    for name, count in found["faults"].items():
         table.add_row(f"  {name}", str(count))
     ResultConsole().print(table)
-    if any(found[key] for key in ("lost", "doubled_ids", "out_of_order", "leaks")):
+    if wrong:
         raise typer.Exit(1)

@@ -26,6 +26,7 @@ from app.faults.rounds import FaultRunError
 NODE = "load-run"
 READY_S = 180.0  # for the models, on a busy machine
 STOP_S = 15.0
+LONGEST_MS = 60_000  # of a window, as the configuration has it
 SLACK_MS = 5.0  # between the last token and the look at the clock that decides
 MOST_GROWTH, MOST_UNFAIR = 0.05, 0.10
 
@@ -60,7 +61,7 @@ class _Heard:
 
 
 class LoadRun:
-    """Everything of one run, in `folder`."""
+    """Everything of one run, in `folder`. Raises FaultRunError for windows that are longer than may be configured."""
 
     def __init__(self, config: Config, folder: Path, settings: LoadSettings) -> None:
         self._settings = settings
@@ -81,6 +82,11 @@ class LoadRun:
 
     def _configured(self, config: Config, folder: Path) -> dict[str, Any]:
         length_ms = max(10, round(1000 * self._settings.cameras / self._settings.windows_per_s))
+        if length_ms > LONGEST_MS:
+            raise FaultRunError(
+                f"load-run: windows of {length_ms / 1000:g} s, of each of {self._settings.cameras} cameras, are longer "
+                f"than {LONGEST_MS / 1000:g} s; raise --windows-per-s"
+            )
         data = with_windows_of(config, length_ms)
         data["node"] = NODE
         data["cameras"] = {f"camera{number}": {} for number in range(self._settings.cameras)}

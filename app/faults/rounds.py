@@ -25,6 +25,8 @@ KEEPALIVE_S = 6  # within 1.5 times of which it knows of a silent link
 STOP_S = 5.0
 EXECUTOR = 8  # threads that asyncio keeps for blocking calls: they come when needed, and stay
 
+MUST_NOT_BE = ("lost", "doubled_ids", "out_of_order", "leaks", "late_offline", "slow_stop")
+
 Tell = Callable[[str], None]
 
 
@@ -68,7 +70,7 @@ class FaultRun:
             "link_silent": self._link_silent,
         }
 
-    def run(self, rounds: int, tell: Tell) -> dict[str, object]:
+    def run(self, rounds: int, tell: Tell) -> dict[str, Any]:
         """So many rounds, each fault as often as the others; the findings. Raises FaultRunError."""
         prepare(self._database)
         began = time.monotonic()
@@ -210,6 +212,11 @@ class FaultRun:
             return
         threads, files = self._holds()
         self.findings.leaks += threads > self._warm[0] + EXECUTOR or files > self._warm[1]
+
+
+def failures(found: dict[str, Any]) -> list[str]:
+    """The findings that are not as they must be."""
+    return [key for key in MUST_NOT_BE if found[key]]
 
 
 def _configured(config: Config, port: int, database: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pytest
 
 from app.config import load_config
 from app.faults.load import LoadRun, LoadSettings, failures
+from app.faults.rounds import FaultRunError
 from tests.conftest import Mosquitto
 
 
@@ -61,6 +62,12 @@ def test_a_network_source_says_how_long_a_caption_takes_from_sensor_to_subscribe
     assert found["events_per_s"] > 0
     spread = found["sensor_to_publish_ms"]
     assert 0 < spread["p50"] <= spread["p95"] <= spread["max"]
+
+
+def test_windows_too_long_to_be_configured_are_refused(mosquitto: Mosquitto, tiny_config: Path, tmp_path: Path) -> None:
+    settings = LoadSettings(5.0, cameras=16, windows_per_s=0.1)
+    with pytest.raises(FaultRunError, match="windows of 160 s, of each of 16 cameras"):
+        LoadRun(load_config(tiny_config), tmp_path, settings)
 
 
 def test_what_must_not_be_is_named() -> None:
