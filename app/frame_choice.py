@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from itertools import pairwise, takewhile
 from statistics import median
 
+from app.sensors.contract import Frame
+from app.windows import WindowFrame
+
 INTERVALS = 8  # between the newest frames: their median is the period
 FEWEST = 3  # of them, before a rate is known
 MOST = 4096  # frames of a window; more, and their times are not worth reckoning with
@@ -27,6 +30,26 @@ def nearest(times: Sequence[float], start_us: int, end_us: int, count: int) -> l
         near = [j for j in (after - 1, after) if 0 <= j < len(times)]
         picks.append(min(near, key=lambda j: abs(times[j] - ideal_us)))
     return picks
+
+
+def choose_frames(
+    frames: Sequence[Frame], start_us: int, end_us: int, count: int
+) -> tuple[tuple[WindowFrame, ...], tuple[Frame, ...]]:
+    """`count` frames evenly spaced over [start, end), each the `nearest`, and those not chosen.
+
+    A frame is taken again if need be, and then marked as a repeat. It stands at the middle of its exposure. `frames`
+    is in time order; none give none.
+    """
+    if not frames:
+        return (), ()
+    picks = nearest([frame.middle_us for frame in frames], start_us, end_us, count)
+    used = set(picks)
+    return chosen_frames(frames, picks), tuple(frame for j, frame in enumerate(frames) if j not in used)
+
+
+def chosen_frames(frames: Sequence[Frame], picks: Sequence[int]) -> tuple[WindowFrame, ...]:
+    """The frames at `picks`; one that was picked before is a repeat."""
+    return tuple(WindowFrame(frames[j], repeat=j in picks[:i]) for i, j in enumerate(picks))
 
 
 class FrameForecast:

@@ -14,7 +14,8 @@ import structlog
 from app.captioner import Captioner
 from app.records import Caption, Dropped
 from app.sensors.contract import Source
-from app.windows import Window, Windower
+from app.windower import Windower
+from app.windows import Window
 
 log = structlog.get_logger()
 

@@ -27,7 +27,7 @@ from app.sensors.contract import RecordedSource, SourceError, SourceInfo
 from app.sinks import Counting, Outlet
 from app.telemetry.summary import Summary
 from app.telemetry.trace import TraceWriter
-from app.windows import Windower
+from app.windower import Windower
 from models.bundle import VisionLanguageModel, load_first
 from models.prompts import QUESTION
 from models.runtimes.memory import PeakMemory

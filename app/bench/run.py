@@ -28,7 +28,7 @@ from app.sensors.contract import SourceInfo
 from app.session import captioner_settings, load_pair
 from app.simulation.inputs import CaptionCase
 from app.simulation.validation import Validation, validate
-from app.windows import Windower
+from app.windower import Windower
 
 LIVE_SECONDS = 12.0
 ETA_WINDOWS = 60  # timed for the η of a quality run

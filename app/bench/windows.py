@@ -11,7 +11,8 @@ from app.sensors.contract import SourceError, SourceInfo
 from app.sensors.open import open_recording
 from app.sensors.synthetic import RESOLUTION, synthetic_items
 from app.sensors.writer import write_recording
-from app.windows import Window, Windower
+from app.windower import Windower
+from app.windows import Window
 
 FIRST_SEED = 2_000_000  # training stays below 1,000,000; nobody tunes on these
 SECONDS = 12.0  # of one recording: every scene is another street

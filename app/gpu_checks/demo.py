@@ -11,7 +11,7 @@ from app.bench.windows import BenchWindow, make_windows
 from app.gpu_checks.figures import Figure
 from app.sensors.contract import SourceInfo
 from app.sensors.events import cut
-from app.windows import Windower
+from app.windower import Windower
 from models.bundle import VisionLanguageModel, load_model
 from models.runtimes.contract import Floats
 

@@ -40,7 +40,8 @@ from app.sinks import Outlet
 from app.supervision.health import Health
 from app.supervision.http import StatusServer
 from app.supervision.systemd import state_folder
-from app.windows import Window, Windower
+from app.windower import Windower
+from app.windows import Window
 from models.runtimes.shared import device_of
 
 SWITCH_S = 0.001  # until a thread that computes in Python makes way for the event loop; by default five times as long

@@ -20,7 +20,8 @@ from app.publishing.state_payloads import Sync
 from app.sensors.contract import CapturedSource, Events, Frame, Item, Source, SourceError, SourceInfo
 from app.supervision.budget import RestartBudget
 from app.supervision.health import OK, Health
-from app.windows import Window, Windower
+from app.windower import Windower
+from app.windows import Window
 
 TICK_S = 0.02
 QUIET_NS = 100_000_000  # when no item has come for so long, the clock closes windows; before, the items do

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from app.frame_choice import FrameForecast, nearest
+from app.frame_choice import FrameForecast, choose_frames, nearest
+from app.sensors.contract import Frame
 
 START, END, PLACES = 10_000_000, 11_000_000, 8
 
@@ -19,6 +20,13 @@ def replayed(times: list[int]) -> tuple[list[list[int]], list[int]]:
             inside.append(t_us)
             said.append(forecast.settled(inside, START, END, PLACES))
     return said, nearest(inside, START, END, PLACES)
+
+
+def test_frames_are_evenly_spaced_among_the_real_ones() -> None:
+    frames = [Frame(t_us, np.zeros((2, 2, 3), np.uint8)) for t_us in range(0, 800, 25)]
+    chosen, unused = choose_frames(frames, 0, 800, 8)
+    assert [f.frame.t_us for f in chosen] == [50, 150, 250, 350, 450, 550, 650, 750]
+    assert len(unused) == 24
 
 
 @pytest.mark.parametrize("rate", [5, 8, 10, 25, 30, 60])

@@ -13,7 +13,8 @@ from app.captioner import Captioner, CaptionerSettings, measure_costs
 from app.pipeline import run_pipeline
 from app.records import Caption, Dropped
 from app.sensors.contract import Events, Frame, Item, SourceError, SourceInfo
-from app.windows import Window, Windower
+from app.windower import Windower
+from app.windows import Window
 from models.bundle import VisionLanguageModel
 
 SECOND = 1_000_000

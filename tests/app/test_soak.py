@@ -11,7 +11,7 @@ from app.captioner import Captioner, CaptionerSettings
 from app.commands.demo import CONFIG, RECORDING
 from app.config import BUNDLED_PAIR, load_config, override
 from app.session import load_captioner, make_windower
-from app.windows import Windower
+from app.windower import Windower
 from models.bundle import VisionLanguageModel
 from tests.app.sensors.samples import recording
 

@@ -19,7 +19,8 @@ from app.publishing.payloads import Origin, telemetry_payload
 from app.sensors.contract import Events, Frame, Item, SourceInfo
 from app.session import captioner_settings, make_windower
 from app.telemetry.latency import latency_ms
-from app.windows import Window, Windower
+from app.windower import Windower
+from app.windows import Window
 from models.bundle import VisionLanguageModel
 from tests.app.test_pipeline import Memory, Sink
 

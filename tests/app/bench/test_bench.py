@@ -25,7 +25,8 @@ from app.decoding.costs import Costs
 from app.decoding.strategies import STRATEGIES
 from app.records import Caption
 from app.sensors.contract import SourceInfo
-from app.windows import Window, Windower
+from app.windower import Windower
+from app.windows import Window
 from models.bundle import VisionLanguageModel
 from models.demo.world.truth import ObjectTruth, SceneTruth
 

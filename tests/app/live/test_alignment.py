@@ -14,7 +14,8 @@ from app.live.arrival import ArrivalClock
 from app.live.motion import match
 from app.publishing.state_payloads import Sync
 from app.sensors.contract import Events, Frame, Item
-from app.windows import Window, Windower
+from app.windower import Windower
+from app.windows import Window
 from tests.app.live.two_devices import BOOT_US, EPOCH_US, HEIGHT, MS, WIDTH, TwoDevices
 
 LOOK_NS = 1_000_000_000

@@ -15,7 +15,7 @@ from app.live.build import Start, build
 from app.live.camera import Camera
 from app.sensors.contract import Source, SourceError
 from app.supervision.health import Health
-from app.windows import Windower
+from app.windower import Windower
 from tests.app.live.feed import configuration, until
 from tests.app.sensors.serving import Server, free_port
 

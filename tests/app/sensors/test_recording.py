@@ -17,7 +17,7 @@ from app.sensors.open import open_recording
 from app.sensors.recorder import record
 from app.sensors.recording import Recording, describe
 from app.sensors.writer import write_recording
-from app.windows import Windower
+from app.windower import Windower
 from tests.app.sensors.samples import SIZE, START_US, events_of, frames_of, items, read, recording
 
 REAL = Path(__file__).resolve().parents[4] / "shared" / "data" / "davis346.aedat4"

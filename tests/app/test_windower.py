@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from app.sensors.contract import Events, Frame, Item
 from app.sensors.events import Runs
-from app.windows import Window, Windower, choose_frames, drafter_events
+from app.windower import Windower
+from app.windows import Window, drafter_events
 
 LENGTH = 1000
 
@@ -311,12 +312,6 @@ def test_memory_is_bounded_by_the_open_windows() -> None:
         cutter.push(frame(t))
         assert len(cutter._events) <= 101
         assert len(cutter._frames) <= 101
-
-
-def test_frames_are_evenly_spaced_among_the_real_ones() -> None:
-    chosen, unused = choose_frames([frame(t) for t in range(0, 800, 25)], 0, 800, 8)
-    assert [f.frame.t_us for f in chosen] == [50, 150, 250, 350, 450, 550, 650, 750]
-    assert len(unused) == 24
 
 
 def test_drafter_takes_the_end_of_the_window() -> None:
