@@ -13,38 +13,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
-import random
-import socket
-import ssl
 import time
 from collections.abc import Callable
 from typing import Any
 
 import aiomqtt
 import structlog
-from aiomqtt.exceptions import MqttConnectError
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
-from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from app.publishing import payloads, state_payloads, topics
 from app.publishing.broker import Broker
-from app.publishing.errors import PublishError
+from app.publishing.dialer import REPLY_S, V5, V311, Dialer, error_text
 from app.publishing.outbox import Message, Outbox, Payload
 
 _log = structlog.get_logger(__name__)
-_paho_log = logging.getLogger("app.publishing.paho")
-_paho_log.setLevel(logging.CRITICAL)  # what it says, our own errors say in one line
-
-_V5, _V311 = aiomqtt.ProtocolVersion.V5, aiomqtt.ProtocolVersion.V311
-_REPLY_S = 5.0  # the longest wait for an answer of the broker
-_V5_REPLY_S = 2.0  # for the first answer to MQTT 5, which an older broker may meet with silence
-_HELD_S = 5.0  # a connection that held so long was a good one: the next try comes soon
-_BROKER_LOOKS_S = 4  # less is agreed on: mosquitto looks every 5 s, and the world is to know within 1.5 × keepalive
 _FAREWELL_S = 1.4  # for the last words of a clean stop
-_CREDENTIALS = {4, 5, 134, 135}  # refusals that no other protocol version mends; 3.1.1 and 5 number them differently
 
 
 class Connection:
@@ -66,10 +51,7 @@ class Connection:
         keepalive_s: int,
         max_backoff_s: float,
     ) -> None:
-        self.broker = broker
         self.connected = asyncio.Event()
-        self.connections = 0
-        self.protocol = _V5
         self.on_command: Callable[[str, aiomqtt.Message], None] | None = None  # set before `run`; returns at once
         self.trouble: str | None = None  # why there is no connection; None also before the first try has failed
         self._outbox = outbox
@@ -77,18 +59,27 @@ class Connection:
         self._node = node
         self._session = session
         self._retain = retain
-        self._username = username or broker.username
-        self._password = password
-        self._tls = _tls_context(ca_file) if broker.tls else None
-        self._connect_timeout_s = connect_timeout_s
-        self._keepalive_s = keepalive_s
-        self._max_backoff_s = max_backoff_s
+        self._dialer = Dialer(
+            broker,
+            f"ec-{session}",  # unique, and short enough for the strictest 3.1.1 broker (23 bytes)
+            self._will,
+            username=username,
+            password=password,
+            ca_file=ca_file,
+            connect_timeout_s=connect_timeout_s,
+            keepalive_s=keepalive_s,
+            max_backoff_s=max_backoff_s,
+        )
         self._state: dict[str, Message] = {}  # the newest message of every state topic
         self._unsent: dict[str, None] = {}  # state topics that changed since they were sent, in order
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._stop = asyncio.Event()
         self._stop_reason: str | None = None
+
+    @property
+    def connections(self) -> int:
+        return self._dialer.connections
 
     @property
     def unsent(self) -> int:
@@ -115,33 +106,30 @@ class Connection:
         return self.unsent
 
     async def run(self) -> None:
-        started, attempt = time.monotonic(), 0
+        started_s = time.monotonic()
         while not self._stop.is_set():
-            opened = time.monotonic()
+            opened_s = time.monotonic()
             try:
                 await self._connect()
             except (aiomqtt.MqttError, OSError) as error:
-                if self._try_other_protocol(error):
+                if self._dialer.try_other_protocol(error):
                     continue
-                self._check_first_connection(error, started)
-                if time.monotonic() - opened > min(_HELD_S, self._max_backoff_s):
-                    attempt = 0  # it held for a while
-                delay_s = backoff_s(attempt, self._max_backoff_s)
-                if self._connect_timeout_s is not None and not self.connections:
-                    delay_s = min(delay_s, 0.5)  # somebody waits at the terminal
-                _log.warning("broker_lost", broker=str(self.broker), error=_text(error), retry_s=round(delay_s, 2))
-                attempt += 1
-                self.trouble = _text(error)
+                self._dialer.check_first_connection(error, started_s)
+                delay_s = self._dialer.retry_s(time.monotonic() - opened_s)
+                self.trouble = error_text(error)
+                _log.warning(
+                    "broker_lost", broker=str(self._dialer.broker), error=self.trouble, retry_s=round(delay_s, 2)
+                )
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stop.wait(), delay_s)
 
     async def _connect(self) -> None:
         """One connection, from birth to farewell; raises MqttError when it is lost."""
-        client = self._client()
+        client = self._dialer.client()
         try:
             async with client:
-                self.connections += 1
-                client.timeout = _REPLY_S
+                self._dialer.connections += 1
+                client.timeout = REPLY_S
                 try:
                     await self._serve(client)
                 finally:
@@ -171,7 +159,7 @@ class Connection:
         if self.on_command is not None:
             # MQTT 5: nothing retained is sent on subscribing, and what is retained later says so; nothing of our own.
             fresh = SubscribeOptions(qos=1, noLocal=True, retainAsPublished=True, retainHandling=2)
-            v5 = {"options": fresh} if self.protocol is _V5 else {"qos": 1}
+            v5 = {"options": fresh} if self._dialer.protocol is V5 else {"qos": 1}
             await client.subscribe(self._topics.commands, **v5)
         async for message in client.messages:
             if (name := self._topics.command(message.topic.value)) is not None:
@@ -261,47 +249,14 @@ class Connection:
                 for message in (*messages, Message(self._topics.status, status, topics.STATUS)):
                     await self._publish(client, message)
         except (TimeoutError, aiomqtt.MqttError) as error:
-            _log.warning("farewell_lost", broker=str(self.broker), error=_text(error))
+            _log.warning("farewell_lost", broker=str(self._dialer.broker), error=error_text(error))
 
-    def _client(self) -> aiomqtt.Client:
-        will = state_payloads.status_payload(self._node, self._session, "offline", "connection lost")
-        return aiomqtt.Client(
-            self.broker.host,
-            self.broker.port,
-            username=self._username,
-            password=self._password,
-            identifier=f"ec-{self._session}",  # unique, and short enough for the strictest 3.1.1 broker (23 bytes)
-            protocol=self.protocol,
-            will=aiomqtt.Will(self._topics.status, _encode(will), topics.STATUS.qos, self._retain),
-            keepalive=max(1, self._keepalive_s - _BROKER_LOOKS_S),
-            timeout=_V5_REPLY_S if self.protocol is _V5 and not self.connections else _REPLY_S,
-            max_queued_incoming_messages=100,
-            # Without it a caption that follows a telemetry record waits for the broker's delayed ACK: 40 ms.
-            socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
-            tls_context=self._tls,
-            logger=_paho_log,
-        )
-
-    def _try_other_protocol(self, error: Exception) -> bool:
-        """Change the version when the broker may have refused it; whether to try the older one at once."""
-        refused = isinstance(error, MqttConnectError) and _code(error) not in _CREDENTIALS
-        silent = str(error) == "Operation timed out"  # some 3.1.1 brokers close the connection without a word
-        if self.connections or not (refused or silent):
-            return False
-        self.protocol = _V311 if self.protocol is _V5 else _V5
-        return self.protocol is _V311
-
-    def _check_first_connection(self, error: Exception, started: float) -> None:
-        if self._connect_timeout_s is None or self.connections:
-            return
-        remedy = "start a broker there, name another with --mqtt URL, or run with --no-mqtt"
-        if isinstance(error, MqttConnectError):
-            raise PublishError(f"broker {self.broker}: refused the connection ({_text(error)}); {remedy}") from None
-        if time.monotonic() - started >= self._connect_timeout_s:
-            raise PublishError(f"broker {self.broker}: no connection ({_text(error)}); {remedy}") from None
+    def _will(self) -> aiomqtt.Will:
+        status = state_payloads.status_payload(self._node, self._session, "offline", "connection lost")
+        return aiomqtt.Will(self._topics.status, _encode(status), topics.STATUS.qos, self._retain)
 
     def _properties(self, message: Message) -> Properties | None:
-        if self.protocol is _V311 or message.payload is None:
+        if self._dialer.protocol is V311 or message.payload is None:
             return None
         properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
         properties.ContentType = "application/json"
@@ -312,11 +267,6 @@ class Connection:
         return properties
 
 
-def backoff_s(attempt: int, longest_s: float) -> float:
-    """Seconds before the next try: doubling from 0.5, capped; half is chance, lest a fleet comes back in step."""
-    return min(longest_s, 0.5 * 2.0 ** min(attempt, 16)) * random.uniform(0.5, 1.0)
-
-
 async def _to_its_end(task: asyncio.Task[None]) -> None:
     """Await a short task, also when we are cancelled meanwhile: half a farewell would leave `online` behind."""
     try:
@@ -324,13 +274,6 @@ async def _to_its_end(task: asyncio.Task[None]) -> None:
     except asyncio.CancelledError:
         await task
         raise
-
-
-def _tls_context(ca_file: str | None) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=ca_file)
-    except OSError as error:
-        raise PublishError(f"broker certificate authority: cannot load {ca_file}: {error.strerror or error}") from None
 
 
 def _encode(payload: Payload | None) -> bytes:
@@ -345,15 +288,3 @@ def _decode(payload: Any) -> dict[str, Any]:
     except (ValueError, TypeError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def _code(error: MqttConnectError) -> int | None:
-    code = getattr(error.rc, "value", error.rc)
-    return code if isinstance(code, int) else None
-
-
-def _text(error: BaseException) -> str:
-    if isinstance(error, MqttConnectError) and isinstance(error.rc, ReasonCode):
-        return str(error.rc)  # its name
-    text = str(error).partition("\n")[0] or type(error).__name__
-    return text.partition("] ")[2] if text.startswith("[Errno") else text

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from app.publishing.connection import backoff_s
+from app.publishing.dialer import backoff_s
 from app.publishing.errors import PublishError
 from app.publishing.mqtt import Publisher
 from app.publishing.outbox import Outbox
@@ -102,7 +102,7 @@ def test_captions_arrive_in_order_through_a_broker_restart(
     mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The broker forgot everything: state first, then the birth, then what waited, in order."""
-    monkeypatch.setattr("app.publishing.connection.backoff_s", lambda *_: 1.0)  # the listener is to be there first
+    monkeypatch.setattr("app.publishing.dialer.backoff_s", lambda *_: 1.0)  # the listener is to be there first
 
     async def scenario() -> None:
         publisher = make_publisher(mosquitto.url)
@@ -331,8 +331,8 @@ def test_live_waits_for_a_broker_that_comes_later(mosquitto: Mosquitto) -> None:
 
 
 def test_a_broker_that_accepts_and_says_nothing_costs_no_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
-    for limit in ("_REPLY_S", "_V5_REPLY_S"):
-        monkeypatch.setattr(f"app.publishing.connection.{limit}", 0.1)
+    for limit in ("REPLY_S", "V5_REPLY_S"):
+        monkeypatch.setattr(f"app.publishing.dialer.{limit}", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         accepted: list[socket.socket] = []
 
