@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterator
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.errors import ModelError
 from models.runtimes.contract import Floats, FreeRunning, GpuDecoder, Ints, Likeliest, Timed, WarmDecoder, WarmVision
 from models.runtimes.fallback import FallbackDecoder, Ladder
 from models.runtimes.nvidia import GpuError
@@ -40,7 +41,10 @@ class GpuShare:
         self.way = way
 
     def begin_anew(self, *, shared: bool) -> None:
-        """A model has another runtime: its stream is a new one. `shared`: both still run on the GPU."""
+        """A model has another runtime, whose stream is a new one. `shared`: both still run on the GPU."""
+        if self._placed != STREAMS and isinstance(self._drafter, GpuDecoder):
+            with suppress(ModelError):  # by the drafter's new runtime, which keeps its stream
+                self._drafter.place(STREAMS)  # it may be the target that fell
         self._placed, self.way = STREAMS, SERIAL if shared else STREAMS
         self.ways = self.ways if shared else ()
 

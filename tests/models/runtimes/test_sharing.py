@@ -172,6 +172,15 @@ def test_without_a_gpu_in_common_nobody_waits_for_a_turn() -> None:
     assert (share.way, share.ways) == (STREAMS, ())
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_drafter_that_stays_when_the_target_falls_leaves_its_part_of_the_gpu(shared: bool) -> None:
+    drafter = TimedDecoder("drafter", VirtualTime(), [])
+    share = GpuShare(drafter, drafter, EVERY_WAY)  # type: ignore[arg-type]
+    share.use(GREEN)
+    share.begin_anew(shared=shared)
+    assert drafter.placed == [GREEN, STREAMS]
+
+
 def test_a_model_on_the_cpu_shares_no_gpu(pair: tuple[VisionLanguageModel, VisionLanguageModel]) -> None:
     drafter, _ = pair
     assert not on_gpu(drafter)
