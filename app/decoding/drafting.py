@@ -197,13 +197,13 @@ class Drafter:
         scores = self._sampler.all_scores(rows, places)
         count = min(count, scores.shape[1])
         ordered = np.partition(scores, (-count, -1))
-        found = np.nonzero(scores >= ordered[:, -count, None])  # all that are equal to the least likely among them
         weights = np.exp(scores - ordered[:, -1:])
+        # All that are equal to the least likely among them; outside of a narrow nucleus that is nearly everything.
+        found = np.nonzero((scores >= ordered[:, -count, None]) & (weights > 0))
         shares = weights[found] / weights.sum(axis=1)[found[0]]
         likely: list[list[tuple[int, float]]] = [[] for _ in scores]
         for row, token, share in zip(*map(np.ndarray.tolist, (*found, shares)), strict=True):
-            if share:
-                likely[row].append((token, share))
+            likely[row].append((token, share))
         return [sorted(one, key=lambda candidate: -candidate[1])[:count] for one in likely]
 
     def feed_tree(self, tree: TokenTree, recorder: SpanRecorder) -> Floats | None:

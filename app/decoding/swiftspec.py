@@ -106,6 +106,9 @@ class TreeGrower(TreeDrafting):
                         return [ROOT]
                     if leaves := self._tree.take(WIDTH, self.engine.settings.max_new_tokens - len(self.text) - 1):
                         return leaves
+                    if not len(self._tree):  # the drafter proposes nothing behind this text: its logits are no numbers
+                        self._exhausted = True
+                        self.changed.notify_all()
                 if not self.changed.wait(PATIENCE_S):
                     break
         return None

@@ -176,6 +176,20 @@ def test_a_drafter_that_fails_costs_only_its_drafts(schedule: str, failures: lis
 
 
 @schedules
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_a_drafter_whose_logits_are_no_numbers_costs_only_its_drafts(
+    schedule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parallel, "PATIENCE_S", 10.0)  # nobody waits for a draft that never comes
+    engine = engine_of(schedule)
+    decoder: Any = engine.drafter.model.decoder
+    plain = decoder.forward_tree
+    decoder.forward_tree = lambda *args: np.full_like(plain(*args), np.nan)
+    assert say(schedule, engine, 1) == truth(0, 1, GREEDY_SAMPLING)
+    engine.close()
+
+
+@schedules
 def test_events_that_cannot_be_rendered_cost_only_the_drafts(schedule: str) -> None:
     engine, job = engine_of(schedule), scene(3)
 
