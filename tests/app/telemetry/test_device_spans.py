@@ -23,6 +23,10 @@ def test_each_pass_takes_the_name_of_the_stage_that_holds_it() -> None:
 def test_what_belongs_to_another_window_is_left_to_it() -> None:
     assert device_spans(HOST, "target", [(1 * MS, 9 * MS), (61 * MS, 70 * MS)]) == []
     assert device_spans(HOST, "host", [(11 * MS, 19 * MS)]) == []
+    before = [(n * MS // 1000, n * MS // 1000 + 900) for n in range(9000)]
+    assert device_spans(HOST, "target", [*before, (11 * MS, 19 * MS)]) == device_spans(
+        HOST, "target", [(11 * MS, 19 * MS)]
+    )
 
 
 def test_the_overlap_is_the_devices_not_the_hosts() -> None:
