@@ -54,6 +54,7 @@ class Recipe:
     target_sketch: Stage  # captions from half of the frames and a third of their tokens: three times cheaper
     target_captions: Stage
     drafter_tower: Stage
+    drafter_text: Stage
     drafter_captions: Stage
     told_seeds: int  # whose windows the target captions for the drafter's last lesson
     drafter_aligned: Stage  # on the target's own captions
@@ -80,6 +81,7 @@ FULL = Recipe(
     target_sketch=Stage(2000, 16, 1e-3, 4e-4, 100),
     target_captions=Stage(800, 8, 5e-4, 3e-4, 15),
     drafter_tower=Stage(3000, 14, 1e-3, 1e-3, 100),
+    drafter_text=Stage(80, 32, 2e-3, 0.0, 15),
     drafter_captions=Stage(3500, 16, 1e-3, 4e-4, 50),
     told_seeds=200,
     drafter_aligned=Stage(350, 16, 8e-4, 2e-4, 20),
@@ -90,14 +92,15 @@ SMOKE = replace(
     FULL,
     seeds=6,
     windows=6,
-    validation_seeds=2,
+    validation_seeds=4,
     target_tower=Stage(20, 4, 1e-3, 1e-3, 5),
-    target_text=Stage(10, 16, 2e-3, 0.0, 3),
-    target_sketch=Stage(30, 8, 2e-3, 3e-4, 5),
+    target_text=Stage(120, 8, 2e-3, 0.0, 10),
+    target_sketch=Stage(30, 8, 1e-3, 3e-4, 5),
     target_captions=Stage(4, 4, 5e-4, 1e-4, 1),
     drafter_tower=Stage(20, 4, 1e-3, 1e-3, 5),
-    drafter_captions=Stage(30, 8, 2e-3, 3e-4, 5),
+    drafter_text=Stage(200, 8, 2e-3, 0.0, 10),
+    drafter_captions=Stage(30, 8, 1e-3, 3e-4, 5),
     told_seeds=6,
     drafter_aligned=Stage(15, 8, 1e-3, 1e-4, 3),
-    checked=8,
+    checked=24,  # so many that even one caption said of everything has some of each attribute right
 )

@@ -152,11 +152,14 @@ def teach_target(shop: Workshop) -> VideoLlava:
 
 
 def teach_drafter(shop: Workshop) -> EventGPT:
-    """Tower, then true captions."""
+    """Tower, speech, then true captions."""
     recipe, model = shop.recipe, new_drafter(SEED + 1)
-    student = DrafterStudent(model, shop.street("events", 0, recipe.seeds), shop.drafter_prompt(model))
-    text, tower, speech = shop.tokenizer, recipe.drafter_tower, recipe.drafter_captions
+    street = shop.street("events", 0, recipe.seeds)
+    student = DrafterStudent(model, street, shop.drafter_prompt(model))
+    text, words = shop.tokenizer, recipe.drafter_text.batch
+    tower, speech = recipe.drafter_tower, recipe.drafter_captions
     shop.run("drafter-tower", tower, student, lambda rng: lessons.sight_loss(student, rng, tower.batch))
+    shop.run("drafter-text", recipe.drafter_text, student, lambda r: lessons.text_loss(student, street, text, r, words))
     shop.run("drafter-captions", speech, student, lambda r: lessons.speech_loss(student, text, r, speech.batch, True))
     return model
 
