@@ -18,7 +18,7 @@ def run_folder(prefix: str) -> Iterator[Path]:
     """A folder for the run's files; an error leaves it there, because its logs say why.
 
     SIGTERM and SIGHUP end the run as Ctrl-C does, with KeyboardInterrupt, and only the first of them: the second must
-    not end the killing of the processes that the run has started.
+    not end the killing of the processes that the run has started. What is ignored (nohup) stays ignored.
     """
     folder = Path(tempfile.mkdtemp(prefix=prefix))
 
@@ -27,7 +27,8 @@ def run_folder(prefix: str) -> Iterator[Path]:
             signal.signal(ending, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = {ending: signal.signal(ending, interrupt) for ending in ENDINGS}
+    heeded = [ending for ending in ENDINGS if signal.getsignal(ending) is not signal.SIG_IGN]
+    before = {ending: signal.signal(ending, interrupt) for ending in heeded}
     try:
         yield folder
     except KeyboardInterrupt:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -15,6 +14,7 @@ import structlog
 from app.live.alignment import Alignment
 from app.live.arrival import ArrivalClock
 from app.live.motion import match
+from app.live.sensor_now import SensorNow
 from app.publishing.payloads import Clock, wall_us
 from app.publishing.state_payloads import Sync
 from app.sensors.contract import CapturedSource, Events, Frame, Item, Source, SourceError, SourceInfo
@@ -26,7 +26,6 @@ from app.windows import Window
 TICK_S = 0.02
 QUIET_NS = 100_000_000  # when no item has come for so long, the clock closes windows; before, the items do
 AWAY_NS = 50_000_000  # a busy machine let the loop sleep for so long
-SPAN_NS = 5_000_000_000  # over which the least delay is looked for
 JUMP_US = 1_000_000  # a stream whose time falls back by more (or jumps ahead) has had its clock set: windows begin anew
 MATCH_S = 1.0  # between two looks whether there is motion enough to compare the clocks of two devices
 WALL_SET_US = 1_704_067_200_000_000  # 2024-01-01: a wall clock before that was never set since boot
@@ -34,33 +33,6 @@ QUICKEST_US = 10_000  # what the quickest batch may have been under way
 LOST = ("late_events", "late_frames", "slow_frames", "excess_events", "empty_windows")
 
 log = structlog.get_logger(__name__)
-
-
-class SensorNow:
-    """The sensor time it is now, from the items that came with the least delay in the last five seconds.
-
-    The least delay, because a batch that waited says that time is earlier than it is. Half of the span is forgotten at
-    a time, so a clock that drifts is followed.
-    """
-
-    def __init__(self) -> None:
-        self._halves: deque[tuple[int, int]] = deque(maxlen=2)  # (begun at, least of arrival - sensor time), ns
-
-    def observe(self, t_us: int, arrived_ns: int) -> None:
-        offset_ns = arrived_ns - t_us * 1000
-        if not self._halves or arrived_ns - self._halves[-1][0] > SPAN_NS // 2:
-            self._halves.append((arrived_ns, offset_ns))
-        elif offset_ns < self._halves[-1][1]:
-            self._halves[-1] = self._halves[-1][0], offset_ns
-
-    def offset_us(self) -> int | None:
-        """Host-monotonic time less sensor time; None before the first item."""
-        return min(offset_ns for _, offset_ns in self._halves) // 1000 if self._halves else None
-
-    def now_us(self) -> int | None:
-        """None before the first item."""
-        offset_us = self.offset_us()
-        return None if offset_us is None else time.monotonic_ns() // 1000 - offset_us
 
 
 @dataclass(slots=True)

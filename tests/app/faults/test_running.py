@@ -42,6 +42,16 @@ def test_a_run_ends_by_sigterm_as_by_ctrl_c_and_a_second_one_does_not_disturb_it
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_run_that_is_to_outlive_its_terminal_does() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup starts it
+    try:
+        with run_folder("event-captioner-test-"):
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_progress_without_a_terminal_is_lines_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
     with progress(every_s=60.0) as tell:
         tell("one")
