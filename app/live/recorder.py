@@ -151,7 +151,8 @@ class Recorder:
             self._opening.discard(camera)
 
     async def _finish(self, track: _Track, patience_s: float) -> None:
-        track.captions.close()
+        with contextlib.suppress(OSError):  # a full disk does not take the rest; the child is ended in any case
+            track.captions.close()
         pipe = track.process.stdin
         assert pipe is not None
         pipe.close()
@@ -188,10 +189,12 @@ class Recorder:
 
     def _full(self) -> str | None:
         """Why there is no room, or None."""
-        held = sum(_size(path) for path in self.folder.iterdir())
+        try:
+            held, free = sum(_size(path) for path in self.folder.iterdir()), shutil.disk_usage(self.folder).free
+        except OSError as error:
+            return f"the recording folder cannot be looked at: {error.strerror}"
         if held >= self._settings.max_gb * 1e9:
             return f"the recording folder holds {held / 1e9:.1f} GB of {self._settings.max_gb:g}: remove some"
-        free = shutil.disk_usage(self.folder).free
         if free < self._settings.min_free_gb * 1e9:
             return f"the disk has {free / 1e9:.1f} GB left, recording.min_free_gb is {self._settings.min_free_gb:g}"
         return None

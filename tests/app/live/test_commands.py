@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,33 @@ def test_a_recording_ends_when_the_budget_is_reached(load: Load, tmp_path: Path)
             assert "the recording folder holds" in (service.health.reason or "")
             captioned = service.counts["front"].captioned
             await until(lambda: service.counts["front"].captioned > captioned), "captioning goes on"
+
+    asyncio.run(scenario())
+
+
+def test_a_full_disk_ends_a_recording_and_leaves_no_process(load: Load, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with serving(configuration(tmp_path, None), load, front=Switch()) as (service, _):
+            service.recorder.start()
+            await until(lambda: service.recorder._tracks)
+            (track,) = service.recorder._tracks.values()
+            track.captions.close()
+            track.captions = Path("/dev/full").open("w")  # noqa: SIM115 (the recorder closes it)
+            await until(lambda: track.process.returncode is not None)
+            assert not service.recorder.recording
+            assert "captions cannot be written" in (service.health.reason or "")
+
+    asyncio.run(scenario())
+
+
+def test_a_recording_whose_folder_is_taken_away_ends(load: Load, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with serving(configuration(tmp_path, None), load, front=Switch()) as (service, _):
+            service.recorder.start()
+            await until(lambda: service.recorder._tracks)
+            shutil.rmtree(service.recorder.folder)
+            await until(lambda: not service.recorder.recording)
+            assert "cannot be looked at: No such file" in (service.health.reason or "")
 
     asyncio.run(scenario())
 
