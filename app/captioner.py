@@ -219,14 +219,15 @@ class Captioner:
             return
         self.call_off()
         begun = time.monotonic_ns()
-        if share := share_of(self.target):
-            share.begin_anew(shared=on_gpu(self.drafter) and on_gpu(self.target))
-        try:
-            self.costs = self._calibrated(self._cache)
-            self._warm_up(self._more_targets)
-        except ModelError as error:  # the old plan is better than no caption
-            log.warning("not_planned_anew", reason=str(error))
-        self._planned_for = self._generations  # measuring may have cost another runtime
+        while self._planned_for != (now := self._generations):  # measuring may cost another runtime
+            self._planned_for = now
+            if share := share_of(self.target):
+                share.begin_anew(shared=on_gpu(self.drafter) and on_gpu(self.target))
+            try:
+                self.costs = self._calibrated(self._cache)
+                self._warm_up(self._more_targets)
+            except ModelError as error:  # the old plan is better than no caption
+                log.warning("not_planned_anew", reason=str(error))
         self.engine.plan_anew(self.costs)
         self._planning.append(Span("calibrate", "host", begun, time.monotonic_ns(), {"sharing": self.costs.sharing}))
         log.info("planned_anew", sharing=self.costs.sharing, seconds=round(self._planning[-1].ms / 1e3, 1))
@@ -378,13 +379,16 @@ class Captioner:
             *(device_of(model) for model in (self.drafter, self.target)),
             *(part.name for part in fields(Costs)),
         )
+        file, generations = folder / f"calibration-{key}.json", self._generations
         step = np.zeros((1, self.target.decoder.width), np.float32)
         row, length = np.zeros(1, np.int64), len(self.prompts[1])
         costs, self.calibration_cached = cached(
-            folder / f"calibration-{key}.json",
+            file,
             lambda threads: median_ms(lambda: self.target.decoder.forward(step, length, row, threads), 21),
             measure_ways,
         )
+        if self._generations != generations:  # a model fell meanwhile: of no runtime are these the costs
+            file.unlink(missing_ok=True)
         if share and self.calibration_cached:
             try:
                 share.use(Sharing.parse(costs.sharing))

@@ -5,7 +5,6 @@ The drafter is the torch runtime's own decoder for a GPU, which runs here on the
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Generator
 from dataclasses import replace
 
@@ -16,6 +15,7 @@ from app.captioner import Captioner, CaptionerSettings, measure_costs
 from app.decoding.costs import Costs
 from app.decoding.drafting import Drafter, PhaseThreads
 from app.decoding.sampling import Sampler, Sampling
+from app.gpu_checks.rig import HostEvents
 from app.publishing.payloads import Clock, Origin, telemetry_payload
 from app.telemetry.spans import SpanRecorder
 from app.windows import Window
@@ -104,19 +104,6 @@ def test_drafts_roll_backs_and_the_end_of_the_cache_are_the_same(pair: Pair, sam
         decoder.tokens = 0
         assert drafted(pair[0], pixels, sampling=sampling, free=True) == expected
         assert (decoder.tokens > 0) == (sampling.temperature == 0)  # noise is the host's: then every token is a pass
-
-
-class HostEvents:
-    """Events that a host's clock stamps: on a CPU a pass is over when it was enqueued."""
-
-    def record(self) -> int:
-        return time.monotonic_ns()
-
-    def wait(self, event: int) -> None:
-        pass
-
-    def elapsed_ms(self, first: int, second: int) -> float:
-        return (second - first) / 1e6
 
 
 def test_the_record_tells_when_the_device_was_busy_and_with_what(

@@ -16,7 +16,7 @@ from app.publishing.payloads import Clock, Origin, caption_payload, telemetry_pa
 from app.sinks import CaptionLog
 from app.windows import Window
 from models.bundle import VisionLanguageModel, load_model
-from models.runtimes.fallback import FallbackDecoder, FallbackVision
+from models.runtimes.fallback import FallbackDecoder, FallbackVision, Ladder
 from models.runtimes.shared import share_gpu
 from models.runtimes.sharing import SERIAL, STREAMS, Sharing
 from tests.app.decoding import toy
@@ -30,6 +30,13 @@ SETTINGS = CaptionerSettings(strategy="prefill_hiding", placement="serial", guar
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return make_pair(tmp_path_factory.mktemp("gpu-fallback"), seed=1)
+
+
+def on_ladder(loads: Loads) -> tuple[Ladder, VisionLanguageModel]:
+    """A target that may fall from `tensorrt`, and what it stands on."""
+    ladder = loads.ladder()
+    parts = {"vision": FallbackVision(ladder), "decoder": FallbackDecoder(ladder)}
+    return ladder, replace(load_model(loads.folder, "target"), runtime="tensorrt", **parts)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -56,11 +63,7 @@ def test_the_caption_goes_on_with_the_next_runtime_and_says_so(
     window = tiny_window(3)
     expected = captioner().caption(window)
     loads = Loads(folders[1], {"tensorrt": {}, "onnx": {}})
-    ladder = loads.ladder()
-    target = replace(
-        load_model(folders[1], "target"),
-        runtime="tensorrt", vision=FallbackVision(ladder), decoder=FallbackDecoder(ladder),
-    )  # fmt: skip
+    ladder, target = on_ladder(loads)
     failing = captioner(target)
     first = ladder.parts[1]
     assert isinstance(first, CrampedDecoder)
@@ -88,11 +91,7 @@ def test_the_plan_is_made_anew_for_the_runtime_that_is_left(
     """The next caption begins with a calibration; then nothing is shared any more, and the words are the same."""
     expected = [captioner().caption(tiny_window(number)).token_ids for number in range(3, 6)]
     loads = Loads(folders[1], {"tensorrt": {}, "onnx": {}})
-    ladder = loads.ladder()
-    target = replace(
-        load_model(folders[1], "target"),
-        runtime="tensorrt", vision=FallbackVision(ladder), decoder=FallbackDecoder(ladder),
-    )  # fmt: skip
+    ladder, target = on_ladder(loads)
     shared = share_gpu(load_model(folders[0], "drafter"), target, (SERIAL,))
     failing = Captioner(shared.drafter, shared.target, SETTINGS, cache=tmp_path)
     try:
@@ -111,6 +110,25 @@ def test_the_plan_is_made_anew_for_the_runtime_that_is_left(
     assert failing.engine.guard.costs is failing.costs
     assert (failing.costs.sharing, shared.share.way, shared.share.ways) == ("", STREAMS, ())
     assert len(list(tmp_path.glob("calibration-*.json"))) == 2  # each of its runtimes has its own
+
+
+def test_a_runtime_that_is_lost_while_the_plan_is_made_leaves_no_plan_of_its_own(
+    folders: tuple[Path, Path], tiny_window: Callable[..., Window], tmp_path: Path
+) -> None:
+    loads = Loads(folders[1], {"tensorrt": {}, "onnx-cuda": {"until": 40}, "onnx": {}})
+    ladder, target = on_ladder(loads)
+    failing = Captioner(load_model(folders[0], "drafter"), target, SETTINGS, cache=tmp_path)
+    try:
+        first = ladder.parts[1]
+        assert isinstance(first, CrampedDecoder)
+        first.until = first.passes + 4
+        captions = [failing.caption(tiny_window(number)) for number in range(3)]
+    finally:
+        failing.close()
+    assert (ladder.runtime, ladder.planned) == ("onnx", True)
+    told = [[span.name for span in caption.spans if span.name in ("fallback", "calibrate")] for caption in captions]
+    assert told == [["fallback"], ["calibrate", "fallback"], []]
+    assert len(list(tmp_path.glob("calibration-*.json"))) == 2  # of `tensorrt` and `onnx`
 
 
 @pytest.mark.parametrize("way", ["serial", "chunked(32)", "streams"])
