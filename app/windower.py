@@ -72,7 +72,7 @@ class Windower:
         self._gap = 0  # empty windows skipped since the last one given out
         self._over: Counter[int] = Counter()  # events dropped over the limit, by grid position of open windows
         self.late_frames = 0
-        self.slow_frames = 0  # the same, of a second device: longer under way than a window waits
+        self.slow_frames = 0  # the same, of a second device: needed or not, they came after their window had closed
         self.excess_events = 0  # dropped: over max_events
         self.empty_windows = 0  # skipped: nothing in them
         self.dropped_remainders = 0
