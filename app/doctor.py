@@ -6,7 +6,8 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.config import Config, Role
+from app.config import Config
+from app.model_config import Role
 from app.publishing.broker import parse_url
 from app.sensors.discovery import DEV, USB
 from models.errors import ModelError
