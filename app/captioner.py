@@ -228,6 +228,8 @@ class Captioner:
                 self._warm_up(self._more_targets)
             except ModelError as error:  # the old plan is better than no caption
                 log.warning("not_planned_anew", reason=str(error))
+                for ladder in filter(None, map(ladder_of, (self.drafter, self.target))):
+                    ladder.planned = False
         self.engine.plan_anew(self.costs)
         self._planning.append(Span("calibrate", "host", begun, time.monotonic_ns(), {"sharing": self.costs.sharing}))
         log.info("planned_anew", sharing=self.costs.sharing, seconds=round(self._planning[-1].ms / 1e3, 1))

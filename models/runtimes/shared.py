@@ -194,8 +194,8 @@ def device_of(model: VisionLanguageModel) -> str:
 
 
 def on_gpu(model: VisionLanguageModel) -> bool:
-    """Whether its passes run on a GPU now."""
+    """Whether its passes run on a GPU now; those of a model that has no runtime left run nowhere."""
     ladder = ladder_of(model)
-    if ladder is None:
+    if ladder is None or ladder.lost:
         return False
     return ladder.runtime in ("onnx-cuda", "onnx-tensorrt") or isinstance(ladder.parts[1], GpuDecoder)

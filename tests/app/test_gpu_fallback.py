@@ -17,7 +17,7 @@ from app.sinks import CaptionLog
 from app.windows import Window
 from models.bundle import VisionLanguageModel, load_model
 from models.runtimes.fallback import FallbackDecoder, FallbackVision, Ladder
-from models.runtimes.shared import share_gpu
+from models.runtimes.shared import on_gpu, share_gpu
 from models.runtimes.sharing import SERIAL, STREAMS, Sharing
 from tests.app.decoding import toy
 from tests.models.runtimes.test_fallback import CrampedDecoder, Loads
@@ -33,10 +33,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def on_ladder(loads: Loads) -> tuple[Ladder, VisionLanguageModel]:
-    """A target that may fall from `tensorrt`, and what it stands on."""
+    """A model that may fall from `tensorrt`, and what it stands on."""
     ladder = loads.ladder()
     parts = {"vision": FallbackVision(ladder), "decoder": FallbackDecoder(ladder)}
-    return ladder, replace(load_model(loads.folder, "target"), runtime="tensorrt", **parts)  # type: ignore[arg-type]
+    return ladder, replace(load_model(loads.folder, loads.role), runtime="tensorrt", **parts)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -129,6 +129,29 @@ def test_a_runtime_that_is_lost_while_the_plan_is_made_leaves_no_plan_of_its_own
     told = [[span.name for span in caption.spans if span.name in ("fallback", "calibrate")] for caption in captions]
     assert told == [["fallback"], ["calibrate", "fallback"], []]
     assert len(list(tmp_path.glob("calibration-*.json"))) == 2  # of `tensorrt` and `onnx`
+
+
+def test_a_drafter_without_a_runtime_does_not_keep_the_target_from_its_next_one(
+    folders: tuple[Path, Path], captioner: Callable[..., Captioner], tiny_window: Callable[..., Window], tmp_path: Path
+) -> None:
+    expected = [captioner().caption(tiny_window(number)).token_ids for number in range(4)]
+    drafter_loads = Loads(folders[0], {"tensorrt": {}, "torch": None}, role="drafter")
+    drafter_ladder, drafter = on_ladder(drafter_loads)
+    ladder, target = on_ladder(Loads(folders[1], {"tensorrt": {}, "onnx": {}}))
+    shared = share_gpu(drafter, target, (SERIAL,))
+    failing = Captioner(shared.drafter, shared.target, SETTINGS, cache=tmp_path)
+    said = []
+    try:
+        for falls in (drafter_ladder, ladder):
+            first = falls.parts[1]
+            assert isinstance(first, CrampedDecoder)
+            first.until = first.passes
+            said += [failing.caption(tiny_window(number)).token_ids for number in (len(said), len(said) + 1)]
+    finally:
+        failing.close()
+    assert said == expected
+    assert (drafter_ladder.lost, on_gpu(shared.drafter)) == (True, False)
+    assert (ladder.runtime, ladder.planned) == ("onnx", False)  # the plan could not be made anew
 
 
 @pytest.mark.parametrize("way", ["serial", "chunked(32)", "streams"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -60,13 +61,14 @@ class Loads:
     folder: Path
     rooms: dict[str, dict[str, int] | None]
     full_vision: str = ""
+    role: Literal["drafter", "target"] = "target"
     told: list[tuple[str, str, str]] = field(default_factory=list)
 
     def __call__(self, runtime: str) -> tuple[WarmVision, WarmDecoder]:
         room = self.rooms[runtime]
         if room is None:
             raise OutOfGpuMemory(f"{runtime}: takes 15.1 GB, 9.0 GB are free")
-        manifest = load_model(self.folder, "target").manifest
+        manifest = load_model(self.folder, self.role).manifest
         embedding = stored_tensors(self.folder / manifest["embedding"]["file"])[manifest["embedding"]["tensor"]]
         sizes = DecoderSizes(s_max=manifest["s_max"], **manifest["decoder"])
         decoder = CrampedDecoder(self.folder, sizes, embedding)
