@@ -21,7 +21,7 @@ from models.runtimes.alignment import aligned
 from models.runtimes.contract import Floats, Ints, fitting
 from models.stored import StoredTensor
 
-_HELD_BYTES = 8 << 20  # of an embedding table that is held as float32, besides: looking up is one call then
+_HELD_BYTES = 8 << 20  # up to so many, an embedding table is held as float32 as well: looking up is one call then
 _MAX_CALLS = 64  # shapes (T, R) whose bound buffers a session keeps; the oldest goes first
 
 
