@@ -42,7 +42,7 @@ class Captioning:
         gates: Mapping[str, StillGate],
     ) -> None:
         self.counts = {name: Counts() for name in sinks}
-        self.stopping = False  # nothing more is begun ahead of a window
+        self.stopping = False  # nothing more is begun ahead of a window, no question is answered any more
         self.gates = gates  # of the cameras whose still scenes are left out
         self.on_scene: Callable[[str], None] = lambda camera: None  # told when a scene comes to rest, or wakes
         self._settings, self._worker, self._sinks, self._health = settings, worker, sinks, health
