@@ -21,12 +21,18 @@ from models.video_llava import VideoLlava
 BATCH = 16
 
 
-def attributes_right(texts: Sequence[str], truths: Sequence[NDArray[np.int8]]) -> dict[str, float]:
-    """Share of true attributes that the captions state, by attribute and over `all`; object by object, in order."""
+def attributes_right(
+    texts: Sequence[str], truths: Sequence[NDArray[np.int8]], among: Sequence[str] | None = None
+) -> dict[str, float]:
+    """Share of true attributes (`among` them; None: all) that the captions state, by attribute and over `all`.
+
+    Object by object, in order.
+    """
     score = Score()
     for text, truth in zip(texts, truths, strict=True):
         score.add(text, scene_truth(truth))
-    return score.by_attribute() | {"all": score.share() or 0.0}
+    by_attribute = {name: share for name, share in score.by_attribute().items() if among is None or name in among}
+    return by_attribute | {"all": score.share(among) or 0.0}
 
 
 def _pixels(squares: NDArray[np.uint8], decoder: LlamaDecoder) -> Tensor:

@@ -26,6 +26,7 @@ from models.demo.pair import new_drafter, new_target, round_to_half, save_drafte
 from models.demo.recipe import FULL, SMOKE, VALIDATION_SEED, Recipe, Stage
 from models.demo.stages import run_stage
 from models.demo.tokenizer_training import train_tokenizer
+from models.demo.world.scoring import SHOWN_BY_EVENTS
 from models.eventgpt import EventGPT
 from models.prompts import QUESTION, Prompt, eventgpt_prompt, video_llava_prompt
 from models.tokenizer import Tokenizer, load_tokenizer
@@ -102,10 +103,12 @@ class Workshop:
     def say(self, line: str) -> None:
         self.progress.console.print(line, highlight=False)
 
-    def judge(self, name: str, captions: Sequence[Sequence[int]]) -> dict[str, float]:
-        """Attributes right in captions of the checked windows, printed and returned."""
+    def judge(
+        self, name: str, captions: Sequence[Sequence[int]], among: Sequence[str] | None = None
+    ) -> dict[str, float]:
+        """Attributes (`among` them; None: all) right in captions of the checked windows, printed and returned."""
         texts = [self.tokenizer.decode(ids) for ids in captions]
-        shares = quality.attributes_right(texts, list(self.validation[0].truth[self.checked]))
+        shares = quality.attributes_right(texts, list(self.validation[0].truth[self.checked]), among)
         self.say(f"{name}: attributes right " + ", ".join(f"{key} {share:.3f}" for key, share in shares.items()))
         self.say(f"  e.g. {texts[0]!r}")
         return shares
@@ -193,12 +196,12 @@ def measure(shop: Workshop, target: VideoLlava, drafter: EventGPT) -> dict[str, 
     measured = {
         "windows": len(checked),
         "target": shop.judge("target", theirs),
-        "drafter": shop.judge("drafter", ours),
+        "drafter": shop.judge("drafter", ours, SHOWN_BY_EVENTS),
         "alpha": alpha,
         "alpha_content": alpha_content,
         "fully_accepted_share": accepted,
     }
-    shop.say(f"α {alpha:.3f}, on content words {alpha_content:.3f}; captions wholly accepted {accepted:.3f}")
+    shop.say(f"α {alpha:.3f}, on content words {alpha_content:.3f}")
     return measured
 
 

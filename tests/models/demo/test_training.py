@@ -105,6 +105,8 @@ def test_quality_counts_each_attribute(frames):
     perfect = quality.attributes_right([caption_of(row) for row in truths], truths)
     assert perfect["all"] == 1.0
     assert quality.attributes_right([""] * len(truths), truths)["all"] == 0.0
+    shown = quality.attributes_right([caption_of(row) for row in truths], truths, ["kind", "speed"])
+    assert shown == {"kind": 1.0, "speed": 1.0, "all": 1.0}
     assert scene_truth(truths[0]).objects is not None
 
 
