@@ -35,7 +35,7 @@ from models.errors import ModelError
 from models.prompts import QUESTION
 from models.runtimes.contract import Floats, FreeRunning, Timed
 from models.runtimes.nvidia import GpuError
-from models.runtimes.shared import device_of, ladder_of, on_gpu, share_of
+from models.runtimes.shared import device_of, ladder_of, on_gpu, runtime_of, share_of
 from models.runtimes.sharing import Sharing
 
 log = structlog.get_logger(__name__)
@@ -319,7 +319,7 @@ class Captioner:
             models={
                 "drafter": self.drafter.name,
                 "target": self.target.name,
-                "runtime": ladder.runtime if (ladder := ladder_of(self.target)) else self.target.runtime,
+                "runtime": runtime_of(self.target),
                 "demo": self.drafter.demo or self.target.demo,
             },
         )
@@ -350,13 +350,8 @@ class Captioner:
         share = share_of(self.target)
         if share and not share.ways:
             share = None  # one of the two runs on the CPU by now
-        ladders = [ladder_of(model) for model in (self.drafter, self.target)]
-        for ladder in filter(None, ladders):
+        for ladder in filter(None, map(ladder_of, (self.drafter, self.target))):
             ladder.planned = True
-        runtimes = [
-            ladder.runtime if ladder else model.runtime
-            for ladder, model in zip(ladders, (self.drafter, self.target), strict=True)
-        ]
 
         def measure() -> Costs:
             both = on_gpu(self.drafter) and on_gpu(self.target)  # where the host's threads do nothing
@@ -371,7 +366,7 @@ class Captioner:
         key = cache_key(
             str(self.drafter.manifest),
             str(self.target.manifest),
-            *runtimes,
+            *(runtime_of(model) for model in (self.drafter, self.target)),
             processor(),
             str(available_cores()),
             *(found for name in ("onnxruntime", "torch") if (found := installed(name))),

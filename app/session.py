@@ -9,6 +9,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -31,7 +32,7 @@ from app.windower import Windower
 from models.bundle import VisionLanguageModel, load_first
 from models.prompts import QUESTION
 from models.runtimes.memory import PeakMemory
-from models.runtimes.shared import behind, device_of, on_gpu, share_gpu, share_of
+from models.runtimes.shared import behind, device_of, on_gpu, runtime_of, share_gpu, share_of
 
 CONNECT_S = 0.0  # at a desk the broker is there or it is not: the first failure is told, none is waited out
 DEMO_SPAN_MS, EVENTGPT_SPAN_MS = 400, 50  # of events: what each drafter was trained on
@@ -221,17 +222,9 @@ def _publisher(config: Config, url: str, camera: str, info: SourceInfo, captione
         ca_file=mqtt.ca_file,
         connect_timeout_s=CONNECT_S,
     )
-    drafter, target = captioner.drafter, captioner.target
     publisher.set_info(
         version=our_version(),
-        models={
-            "drafter": drafter.name,
-            "target": target.name,
-            "demo": drafter.demo or target.demo,
-            "drafter_device": device_of(drafter),
-            "target_device": device_of(target),
-        },
-        runtimes=sorted({drafter.runtime, target.runtime}),
+        **told_of_models(captioner),
         cameras={
             camera: {
                 "resolution": list(info.resolution),
@@ -243,6 +236,21 @@ def _publisher(config: Config, url: str, camera: str, info: SourceInfo, captione
         capabilities=["captions", "telemetry", *(["drafts"] if mqtt.draft_topic else [])],
     )
     return publisher
+
+
+def told_of_models(captioner: Captioner) -> dict[str, Any]:
+    """What topic `info` says of both models: names, devices and runtimes, as they are now."""
+    drafter, target = captioner.drafter, captioner.target
+    return {
+        "models": {
+            "drafter": drafter.name,
+            "target": target.name,
+            "demo": drafter.demo or target.demo,
+            "drafter_device": device_of(drafter),
+            "target_device": device_of(target),
+        },
+        "runtimes": sorted({runtime_of(drafter), runtime_of(target)}),
+    }
 
 
 @asynccontextmanager

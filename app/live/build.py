@@ -35,14 +35,13 @@ from app.publishing.outbox import Outbox
 from app.publishing.payloads import Clock, Origin
 from app.publishing.store import Store
 from app.sensors.contract import Source, SourceError, SourceInfo
-from app.session import load_captioner, make_windower, our_version
+from app.session import load_captioner, make_windower, our_version, told_of_models
 from app.sinks import Outlet
 from app.supervision.health import Health
 from app.supervision.http import StatusServer
 from app.supervision.systemd import state_folder
 from app.windower import Windower
 from app.windows import Window
-from models.runtimes.shared import device_of
 
 SWITCH_S = 0.001  # until a thread that computes in Python makes way for the event loop; by default five times as long
 
@@ -221,17 +220,9 @@ def _publisher(config: Config, store: Store | None) -> Publisher:
 
 
 def _tell_info(config: Config, publisher: Publisher, service: Service) -> None:
-    drafter, target = service.worker.captioner.drafter, service.worker.captioner.target
     publisher.set_info(
         version=our_version(),
-        models={
-            "drafter": drafter.name,
-            "target": target.name,
-            "demo": drafter.demo or target.demo,
-            "drafter_device": device_of(drafter),
-            "target_device": device_of(target),
-        },
-        runtimes=sorted({drafter.runtime, target.runtime}),
+        **told_of_models(service.worker.captioner),
         cameras={
             name: {
                 "resolution": list(camera.info.resolution),

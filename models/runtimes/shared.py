@@ -187,6 +187,12 @@ def ladder_of(model: VisionLanguageModel) -> Ladder | None:
     return decoder.ladder if isinstance(decoder, FallbackDecoder) else None
 
 
+def runtime_of(model: VisionLanguageModel) -> str:
+    """What executes it now: it may have fallen from the one that it was loaded with."""
+    ladder = ladder_of(model)
+    return ladder.runtime if ladder else model.runtime
+
+
 def device_of(model: VisionLanguageModel) -> str:
     """Where its passes run now: `cpu`, or `cuda:N`."""
     ladder = ladder_of(model)

@@ -13,6 +13,7 @@ from app.captioner import Captioner, CaptionerSettings
 from app.cli import main
 from app.gpu_checks.demo import RECORDING
 from app.publishing.payloads import Clock, Origin, caption_payload, telemetry_payload
+from app.session import told_of_models
 from app.sinks import CaptionLog
 from app.windows import Window
 from models.bundle import VisionLanguageModel, load_model
@@ -151,6 +152,8 @@ def test_a_drafter_without_a_runtime_does_not_keep_the_target_from_its_next_one(
         failing.close()
     assert said == expected
     assert (drafter_ladder.lost, on_gpu(shared.drafter)) == (True, False)
+    told = told_of_models(failing)
+    assert (told["runtimes"], told["models"]["target_device"]) == (["onnx", "torch"], "cpu")
     assert (ladder.runtime, ladder.planned) == ("onnx", False)  # the plan could not be made anew
 
 
