@@ -5,27 +5,25 @@ from __future__ import annotations
 import collections
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import structlog
 from platformdirs import user_cache_path
 
-from app.decoding.calibration import available_cores, calibrate, median_ms
 from app.decoding.costs import Costs
 from app.decoding.drafting import Drafter
 from app.decoding.engine import Engine, Job, Settings, Strategy
 from app.decoding.guard import Guard
 from app.decoding.model import overwritten
-from app.decoding.plan_cache import cache_key, cached, installed, processor
 from app.decoding.sampling import GREEDY_SAMPLING, Sampling
-from app.decoding.sharing import choose_sharing
 from app.decoding.sources import SOURCES
 from app.decoding.strategies import make_strategy
 from app.decoding.survival import Acceptance
 from app.decoding.transcript import Transcript
 from app.pair import check_pair
+from app.planning import generations, lead_ms, plan
 from app.records import Caption, Token
 from app.telemetry.device_spans import device_spans
 from app.telemetry.spans import Span, SpanRecorder
@@ -34,14 +32,11 @@ from models.bundle import VisionLanguageModel
 from models.errors import ModelError
 from models.prompts import QUESTION
 from models.runtimes.contract import Floats, FreeRunning, Timed
-from models.runtimes.nvidia import GpuError
-from models.runtimes.shared import device_of, ladder_of, on_gpu, runtime_of, share_of
-from models.runtimes.sharing import Sharing
+from models.runtimes.shared import ladder_of, on_gpu, runtime_of, share_of
 
 log = structlog.get_logger(__name__)
 
 TREES = {"prefill_hiding": ("target",), "ssd": ("drafter",), "swiftspec": ("drafter", "target")}  # masked passes of
-BUSY = 100_000  # events of a busy drafter's span, by which its preprocessing is measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +95,7 @@ class Captioner:
         self._more_targets = more_targets
         self._planned_for = self._generations
         self._planning: list[Span] = []  # a plan that was made anew, for the record of the next caption
-        self.costs = costs or self._calibrated(self._cache or Path())
+        self.costs = costs or self._plan(self._cache or Path())
         acceptance = Acceptance(alpha=settings.prior_alpha)
         content = target.tokenizer.content
         self.engine = Engine(
@@ -209,9 +204,12 @@ class Captioner:
 
     @property
     def _generations(self) -> list[int]:
-        """How often each model was loaded: it changes when one falls to its next runtime."""
-        ladders = map(ladder_of, (self.drafter, self.target, *self._more_targets))
-        return [ladder.generation for ladder in ladders if ladder]
+        return generations((self.drafter, self.target, *self._more_targets))
+
+    def _plan(self, folder: Path) -> Costs:
+        pair = self.drafter, self.target
+        costs, self.calibration_cached = plan(pair, self.settings, len(self.prompts[1]), folder)
+        return costs
 
     def _plan_anew_if_a_model_fell(self) -> None:
         """Placement, threads, draft length and sharing were measured with a runtime that is gone: do it again."""
@@ -224,7 +222,7 @@ class Captioner:
             if share := share_of(self.target):
                 share.begin_anew(shared=on_gpu(self.drafter) and on_gpu(self.target))
             try:
-                self.costs = self._calibrated(self._cache)
+                self.costs = self._plan(self._cache)
                 self._warm_up(self._more_targets)
             except ModelError as error:  # the old plan is better than no caption
                 log.warning("not_planned_anew", reason=str(error))
@@ -345,75 +343,3 @@ class Captioner:
             for model in (self.drafter, self.target) if (ladder := ladder_of(model))
             for one in ladder.take_fallbacks()
         ]  # fmt: skip
-
-    def _calibrated(self, folder: Path) -> Costs:
-        share = share_of(self.target)
-        if share and not share.ways:
-            share = None  # one of the two runs on the CPU by now
-        for ladder in filter(None, map(ladder_of, (self.drafter, self.target))):
-            ladder.planned = True
-
-        def measure() -> Costs:
-            both = on_gpu(self.drafter) and on_gpu(self.target)  # where the host's threads do nothing
-            return measure_costs(self.drafter, self.target, self.settings, 1 if both else None)
-
-        def measure_ways() -> Costs:
-            if share is None:
-                return measure()
-            tokens = Acceptance(alpha=self.settings.prior_alpha).tokens
-            return choose_sharing(share.ways, share.use, measure, self.settings.prior_alpha, tokens, log.info)
-
-        key = cache_key(
-            str(self.drafter.manifest),
-            str(self.target.manifest),
-            *(runtime_of(model) for model in (self.drafter, self.target)),
-            processor(),
-            str(available_cores()),
-            *(found for name in ("onnxruntime", "torch") if (found := installed(name))),
-            self.settings.question,
-            str(self.settings.threads),
-            str(share.ways if share else ""),
-            *(device_of(model) for model in (self.drafter, self.target)),
-            *(part.name for part in fields(Costs)),
-        )
-        file, generations = folder / f"calibration-{key}.json", self._generations
-        step = np.zeros((1, self.target.decoder.width), np.float32)
-        row, length = np.zeros(1, np.int64), len(self.prompts[1])
-        costs, self.calibration_cached = cached(
-            file,
-            lambda threads: median_ms(lambda: self.target.decoder.forward(step, length, row, threads), 21),
-            measure_ways,
-        )
-        if self._generations != generations:  # a model fell meanwhile: of no runtime are these the costs
-            file.unlink(missing_ok=True)
-        if share and self.calibration_cached:
-            try:
-                share.use(Sharing.parse(costs.sharing))
-            except GpuError as error:  # the driver or the GPU is another one
-                log.warning("sharing_refused", way=costs.sharing, reason=str(error))
-                costs = measure_ways()
-        phases = [value for value in asdict(costs).values() if isinstance(value, dict) and "threads" in value]
-        wanted = {phase["threads"] for phase in phases} | set(costs.overlap_threads)
-        for part in (self.drafter.vision, self.drafter.decoder, self.target.vision, self.target.decoder):
-            part.keep(wanted)  # calibration has tried every count
-        return costs
-
-
-def lead_ms(costs: Costs, tokens: float) -> float:
-    """Half as long again as a draft of `tokens` was measured to take, and what starting it costs."""
-    return 1.5 * costs.draft_ms(tokens) + 5.0
-
-
-def measure_costs(
-    drafter: VisionLanguageModel, target: VisionLanguageModel, settings: CaptionerSettings, cores: int | None = None
-) -> Costs:
-    """Calibrate a pair on so many cores (None: all), with its real prompts. Overwrites both caches."""
-    size = 64  # any picture will do; the shapes after preprocessing are what counts
-    noise = np.random.default_rng(0).integers(0, 255, (size, size, 3), np.uint8)
-    frames = target.pixels_from_frames([noise] * settings.frames)
-    x, y, p = np.random.default_rng(0).integers(0, (346, 260, 2), (BUSY, 3)).T.astype(np.int16)
-    pixels: list[Floats] = []
-    preprocess_ms = median_ms(lambda: pixels.append(drafter.pixels_from_events(x, y, p, (346, 260))), 3)
-    prompts = drafter.prompt(settings.question), target.prompt(settings.question)
-    costs = calibrate(drafter, target, prompts, (pixels[0], frames), cores, settings.threads)
-    return replace(costs, drafter_preprocess_ms=preprocess_ms)

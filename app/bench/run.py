@@ -20,9 +20,10 @@ from app.bench.python_cost import microseconds_a_pass
 from app.bench.timelines import write_timelines
 from app.bench.verify_cost import verify_cost
 from app.bench.windows import FIRST_SEED, BenchWindow, make_windows, record_street
-from app.captioner import Captioner, CaptionerSettings, lead_ms, measure_costs
+from app.captioner import Captioner, CaptionerSettings
 from app.config import Config, load_config
 from app.decoding.costs import Costs
+from app.planning import lead_ms, measure_costs
 from app.publishing.mqtt import Publisher
 from app.sensors.contract import SourceInfo
 from app.session import captioner_settings, load_pair

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.captioner import Captioner, CaptionerSettings, measure_costs
+from app.captioner import Captioner, CaptionerSettings
 from app.decoding import plan_cache
 from app.decoding.costs import Costs
 from app.decoding.sampling import Sampling
 from app.pair import check_pair
+from app.planning import measure_costs
 from app.windows import Window
 from models.bundle import ModelError, VisionLanguageModel
 

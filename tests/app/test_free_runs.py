@@ -11,11 +11,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from app.captioner import Captioner, CaptionerSettings, measure_costs
+from app.captioner import Captioner, CaptionerSettings
 from app.decoding.costs import Costs
 from app.decoding.drafting import Drafter, PhaseThreads
 from app.decoding.sampling import Sampler, Sampling
 from app.gpu_checks.rig import HostEvents
+from app.planning import measure_costs
 from app.publishing.payloads import Clock, Origin, telemetry_payload
 from app.telemetry.spans import SpanRecorder
 from app.windows import Window

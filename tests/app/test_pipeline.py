@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from app.captioner import Captioner, CaptionerSettings, measure_costs
+from app.captioner import Captioner, CaptionerSettings
 from app.pipeline import run_pipeline
+from app.planning import measure_costs
 from app.records import Caption, Dropped
 from app.sensors.contract import Events, Frame, Item, SourceError, SourceInfo
 from app.windower import Windower

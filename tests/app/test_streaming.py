@@ -10,11 +10,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from app.captioner import Captioner, CaptionerSettings, measure_costs
+from app.captioner import Captioner, CaptionerSettings
 from app.config import Config, override
 from app.decoding.costs import Costs
 from app.decoding.strategies import STRATEGIES
 from app.pipeline import run_pipeline
+from app.planning import measure_costs
 from app.publishing.payloads import Origin, telemetry_payload
 from app.sensors.contract import Events, Frame, Item, SourceInfo
 from app.session import captioner_settings, make_windower

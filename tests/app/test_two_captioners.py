@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from app.captioner import Captioner, CaptionerSettings, measure_costs
+from app.captioner import Captioner, CaptionerSettings
 from app.decoding.costs import Costs
 from app.decoding.model import CachedSequence
+from app.planning import measure_costs
 from app.windows import Window
 from models.bundle import VisionLanguageModel
 

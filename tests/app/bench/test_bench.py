@@ -20,9 +20,10 @@ from app.bench.lanes import Lane, first_difference, run_lanes
 from app.bench.python_cost import microseconds_a_pass
 from app.bench.studies import ablation_lanes, placement_lanes, strategy_lanes
 from app.bench.windows import BenchWindow, make_windows, record_street
-from app.captioner import Captioner, CaptionerSettings, measure_costs
+from app.captioner import Captioner, CaptionerSettings
 from app.decoding.costs import Costs
 from app.decoding.strategies import STRATEGIES
+from app.planning import measure_costs
 from app.records import Caption
 from app.sensors.contract import SourceInfo
 from app.windower import Windower

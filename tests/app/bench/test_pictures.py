@@ -15,7 +15,8 @@ from app.bench.chart import terminal_chart, write_chart
 from app.bench.lanes import Lane, run_lanes
 from app.bench.timelines import COLOURS, write_timelines
 from app.bench.windows import BenchWindow
-from app.captioner import CaptionerSettings, measure_costs
+from app.captioner import CaptionerSettings
+from app.planning import measure_costs
 from app.windows import Window
 from models.bundle import VisionLanguageModel
 

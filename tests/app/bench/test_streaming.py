@@ -12,7 +12,8 @@ from rich.console import Console
 
 from app.bench import streaming
 from app.bench.windows import BenchWindow
-from app.captioner import CaptionerSettings, measure_costs
+from app.captioner import CaptionerSettings
+from app.planning import measure_costs
 from app.windows import Window
 from models.bundle import VisionLanguageModel
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from app.captioner import Captioner, CaptionerSettings, measure_costs
+from app.captioner import Captioner, CaptionerSettings
+from app.planning import measure_costs
 from models.bundle import VisionLanguageModel
 from tests.app.live.feed import loader
 

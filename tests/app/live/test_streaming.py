@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from app.captioner import Captioner, CaptionerSettings, measure_costs
+from app.captioner import Captioner, CaptionerSettings
 from app.live.build import Start, build
 from app.live.scheduler import Scheduler, Turn
 from app.live.service import Service
 from app.live.worker import ModelWorker
+from app.planning import measure_costs
 from app.publishing.commands import CommandError
 from app.records import Caption
 from app.supervision.health import Health
