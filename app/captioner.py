@@ -335,11 +335,11 @@ class Captioner:
         return [*planning, *busy, *self._fallbacks()]
 
     def _fallbacks(self) -> list[Span]:
-        """What either model had to give up since the last caption: a smaller part of a pass, another runtime."""
+        """What any model had to give up since the last caption: a smaller part of a pass, another runtime."""
         return [
             Span("fallback", "host", one.start_ns, one.end_ns, {
                 "model": model.role, "before": one.before, "after": one.after, "reason": one.reason,
             })
-            for model in (self.drafter, self.target) if (ladder := ladder_of(model))
+            for model in (self.drafter, self.target, *self._more_targets) if (ladder := ladder_of(model))
             for one in ladder.take_fallbacks()
         ]  # fmt: skip

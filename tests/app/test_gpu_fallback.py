@@ -157,6 +157,22 @@ def test_a_drafter_without_a_runtime_does_not_keep_the_target_from_its_next_one(
     assert (ladder.runtime, ladder.planned) == ("onnx", False)  # the plan could not be made anew
 
 
+def test_a_further_session_of_the_target_that_falls_is_told_too(
+    folders: tuple[Path, Path], tiny_window: Callable[..., Window]
+) -> None:
+    ladder, further = on_ladder(Loads(folders[1], {"tensorrt": {}, "onnx": {}}))
+    pair = load_model(folders[0], "drafter"), load_model(folders[1], "target")
+    failing = Captioner(*pair, replace(SETTINGS, strategy="dsi"), costs=toy.costs(), more_targets=[further])
+    try:
+        first = ladder.parts[1]
+        assert isinstance(first, CrampedDecoder)
+        first.until = first.passes
+        spans = failing.caption(tiny_window(3)).spans
+    finally:
+        failing.close()
+    assert [span.detail["after"] for span in spans if span.name == "fallback"] == ["onnx"]
+
+
 @pytest.mark.parametrize("way", ["serial", "chunked(32)", "streams"])
 def test_whatever_the_sharing_the_caption_is_the_same(
     captioner: Callable[..., Captioner], tiny_window: Callable[..., Window], way: str
