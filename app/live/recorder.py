@@ -169,11 +169,11 @@ class Recorder:
             await asyncio.sleep(min(LOOK_S, max(0.0, until_s - time.monotonic())))
             dead = [track.path.name for track in self._tracks.values() if track.process.returncode is not None]
             full = await asyncio.to_thread(self._full)
+            if full is not None:  # before what it makes fail
+                await self._give_up(full)
+                return
             if dead:
                 await self._give_up(f"{dead[0]}: writing failed")
-                return
-            if full is not None:
-                await self._give_up(full)
                 return
             if time.monotonic() >= until_s:
                 await self.stop("its time was over")
