@@ -169,9 +169,8 @@ class DrafterStudent:
         features = self.vision.features(batch.images.flatten(0, 1))
         features = features.reshape(*batch.images.shape[:2], *features.shape[1:])
         visual = self.vision.pool(features)
-        places = self.heads.places.expand(
-            len(features), 1, -1, -1
-        )  # each a mean over the images: here told of the last
+        # A pooled patch is a mean over the images; it is told of the last.
+        places = self.heads.places.expand(len(features), 1, -1, -1)
         rows = torch.arange(visual.shape[1])[None, -places.shape[2] :]
         # The temporal tokens are means over positions, so that is what the heads read and what learns to tell places.
         return View(features[:, :, 1:], features.mean(2), batch.seen, visual, rows, places, batch.seen[:, -1:])
