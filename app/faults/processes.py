@@ -10,11 +10,13 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from app.children import signalled_at_orphaning
 from app.config import Config
 from app.publishing.broker import Broker
 from app.publishing.embedded import answers, free_port
@@ -27,7 +29,7 @@ LONGEST_DRAWN_S = 60  # of it; 5 MB a second
 
 
 class Child:
-    """A process that is ended with SIGKILL, if need be, and waited for."""
+    """A process that is ended with SIGKILL, if need be, and waited for. It dies with the thread that starts it."""
 
     def __init__(self, command: list[str], log: Path) -> None:
         self.command, self._log = command, log
@@ -41,7 +43,14 @@ class Child:
     def start(self) -> None:
         with self._log.open("ab") as log:
             env = {**os.environ, "PYTHONPATH": str(ROOT)}
-            self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env)
+            self.process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=env,
+                preexec_fn=partial(signalled_at_orphaning, signal.SIGKILL),
+            )
 
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)

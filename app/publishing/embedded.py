@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import importlib.util
 import logging
 import shutil
@@ -16,8 +15,10 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from app.children import signalled_at_orphaning
 from app.publishing.broker import Broker, parse_url
 from app.publishing.errors import PublishError
 
@@ -27,8 +28,6 @@ _STOP_S = 5.0
 _CONNECT = bytes([0x10, 12, 0, 4]) + b"MQTT" + bytes([4, 2, 0, 10, 0, 0])
 _DISCONNECT = bytes([0xE0, 0])
 _CONNACK = 0x20
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here: a forked child should load nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +106,7 @@ def _child(command: list[str], broker: Broker) -> Iterator[Broker]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        preexec_fn=_die_with_parent,
+        preexec_fn=partial(signalled_at_orphaning, signal.SIGTERM),
     )
     try:
         deadline = time.monotonic() + _START_S
@@ -125,12 +124,6 @@ def _child(command: list[str], broker: Broker) -> Iterator[Broker]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def _die_with_parent() -> None:
-    """In the child: be terminated when the parent dies, however it dies."""
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 async def _serve_amqtt(port: int) -> None:

@@ -5,7 +5,6 @@ OpenCV's wheels have no GStreamer, and a Jetson's CSI cameras have nothing else.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import shlex
@@ -14,9 +13,11 @@ import signal
 import subprocess
 import tempfile
 import time
+from functools import partial
 
 import numpy as np
 
+from app.children import signalled_at_orphaning
 from app.sensors.contract import Events, SourceError
 from app.sensors.device import HOST_CLOCK
 from app.sensors.merging import RawFrame
@@ -27,7 +28,6 @@ from app.sensors.view import FrameView
 LAUNCH = "gst-launch-1.0"
 FIRST_FRAME_S, NEXT_FRAME_S = 10.0, 10.0
 STOP_S = 0.5  # less than the capture process has for it
-PR_SET_PDEATHSIG = 1
 MOST_OUTPUT = 4096
 
 
@@ -70,7 +70,7 @@ class GStreamerCamera:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._said,
-                preexec_fn=_die_with_parent,
+                preexec_fn=partial(signalled_at_orphaning, signal.SIGKILL),
             )
         finally:
             os.close(send)
@@ -122,8 +122,3 @@ class GStreamerCamera:
         self._process.wait()
         os.close(self._pipe)
         self._said.close()
-
-
-def _die_with_parent() -> None:
-    """In the child, before it becomes gst-launch: should the capture process be killed, it goes too (Linux)."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -60,19 +60,26 @@ def test_progress_without_a_terminal_is_lines_now_and_then(capsys: pytest.Captur
 
 
 @pytest.mark.timeout(0)
-@pytest.mark.parametrize("when", ["loading", "round 1"])
-def test_a_fault_run_that_is_ended_leaves_no_process(when: str, mosquitto: Mosquitto, tiny_config: Path) -> None:
+@pytest.mark.parametrize(
+    ("when", "number", "code"),
+    [("loading", signal.SIGTERM, 130), ("round 1", signal.SIGTERM, 130), ("round 1", signal.SIGKILL, -signal.SIGKILL)],
+)
+def test_a_fault_run_that_is_ended_leaves_no_process(
+    when: str, number: int, code: int, mosquitto: Mosquitto, tiny_config: Path, tmp_path: Path
+) -> None:
     mosquitto.stop()  # it is installed; the run has its own
     command = [sys.executable, "-c", "from app.cli import main; main()", "fault-run", "--rounds", "50"]
-    process = subprocess.Popen([*command, "--config", str(tiny_config)], stderr=subprocess.PIPE, text=True)
+    command += ["--config", str(tiny_config)]
+    env = {**os.environ, "TMPDIR": str(tmp_path)}  # where a killed run leaves its folder
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
     assert process.stderr is not None
     for line in process.stderr:
         if when in line:
             break
     started = psutil.Process(process.pid).children(recursive=True)
     assert len(started) == 3, "broker, feed and service"
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 130
+    process.send_signal(number)
+    assert process.wait(60) == code
     process.stderr.close()
     _, alive = psutil.wait_procs(started, timeout=10)
     assert not alive

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -53,10 +55,12 @@ with find_or_start_broker(sys.argv[1]) as found:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
-def test_it_ends_with_a_killed_parent() -> None:
+def test_it_ends_with_a_killed_parent(tmp_path: Path) -> None:
     if not (shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")):
         pytest.skip("mosquitto is not installed")
-    with subprocess.Popen([sys.executable, "-c", _PARENT, absent()], stdout=subprocess.PIPE, text=True) as parent:
+    command = [sys.executable, "-c", _PARENT, absent()]
+    env = {**os.environ, "TMPDIR": str(tmp_path)}  # where a killed parent leaves the broker's folder
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as parent:
         assert parent.stdout is not None
         broker = parse_url(parent.stdout.readline().strip())
         assert answers(broker)
