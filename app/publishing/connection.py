@@ -108,14 +108,13 @@ class Connection:
     async def run(self) -> None:
         started_s = time.monotonic()
         while not self._stop.is_set():
-            opened_s = time.monotonic()
             try:
                 await self._connect()
             except (aiomqtt.MqttError, OSError) as error:
                 if self._dialer.try_other_protocol(error):
                     continue
                 self._dialer.check_first_connection(error, started_s)
-                delay_s = self._dialer.retry_s(time.monotonic() - opened_s)
+                delay_s = self._dialer.retry_s()
                 self.trouble = error_text(error)
                 _log.warning(
                     "broker_lost", broker=str(self._dialer.broker), error=self.trouble, retry_s=round(delay_s, 2)
@@ -128,7 +127,7 @@ class Connection:
         client = self._dialer.client()
         try:
             async with client:
-                self._dialer.connections += 1
+                self._dialer.opened()
                 client.timeout = REPLY_S
                 try:
                     await self._serve(client)

@@ -49,13 +49,14 @@ class Dialer:
     ) -> None:
         self.broker = broker
         self.protocol = V5
-        self.connections = 0  # how often one came about; counted by who uses the client
+        self.connections = 0  # how often one came about
         self._identifier, self._will = identifier, will
         self._username, self._password = username or broker.username, password
         self._tls = _tls_context(ca_file) if broker.tls else None
         self._connect_timeout_s, self._keepalive_s = connect_timeout_s, keepalive_s
         self._max_backoff_s = max_backoff_s
         self._attempt = 0  # failures since a connection held
+        self._opened_s: float | None = None  # when the connection of this try came about
 
     def client(self) -> aiomqtt.Client:
         return aiomqtt.Client(
@@ -74,6 +75,11 @@ class Dialer:
             tls_context=self._tls,
             logger=_paho_log,
         )
+
+    def opened(self) -> None:
+        """To be called when a connection came about."""
+        self.connections += 1
+        self._opened_s = time.monotonic()
 
     def try_other_protocol(self, error: Exception) -> bool:
         """Change the version when the broker may have refused it; whether to try the older one at once."""
@@ -97,10 +103,11 @@ class Dialer:
         remedy = "start a broker there, name another with --mqtt URL, or run with --no-mqtt"
         raise PublishError(f"broker {self.broker}: {what} ({error_text(error)}); {remedy}") from None
 
-    def retry_s(self, held_s: float) -> float:
-        """Seconds before the next try, after one that ended `held_s` after it began."""
-        if held_s > min(HELD_S, self._max_backoff_s):
+    def retry_s(self) -> float:
+        """Seconds before the next try, after one that ended now. Waiting for a host that is silent is no connection."""
+        if self._opened_s is not None and time.monotonic() - self._opened_s > min(HELD_S, self._max_backoff_s):
             self._attempt = 0
+        self._opened_s = None
         delay_s = backoff_s(self._attempt, self._max_backoff_s)
         self._attempt += 1
         waited_for = self._connect_timeout_s is not None and not self.connections  # by somebody at the terminal

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -364,6 +365,52 @@ def test_a_broker_that_accepts_and_says_nothing_costs_no_sockets(monkeypatch: py
         mute.shutdown(socket.SHUT_RDWR)
         for connection in accepted:
             connection.close()
+
+
+@pytest.fixture
+def tries(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Which try after a good connection each pause belongs to; the pauses are short, and any connection a good one."""
+    made: list[int] = []
+
+    def pause_s(attempt: int, longest_s: float) -> float:
+        made.append(attempt)
+        return 0.05
+
+    monkeypatch.setattr("app.publishing.dialer.backoff_s", pause_s)
+    monkeypatch.setattr("app.publishing.dialer.HELD_S", 0.0)
+    return made
+
+
+def test_a_host_that_stays_silent_is_tried_ever_more_rarely(tries: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit in ("REPLY_S", "V5_REPLY_S"):
+        monkeypatch.setattr(f"app.publishing.dialer.{limit}", 0.05)
+
+    async def scenario(port: int) -> None:
+        running = asyncio.create_task(make_publisher(f"mqtt://127.0.0.1:{port}").run())
+        while len(tries) < 4:
+            await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        asyncio.run(scenario(mute.getsockname()[1]))
+    assert tries[:4] == [0, 1, 2, 3]
+
+
+def test_after_a_good_connection_the_next_try_comes_soon(mosquitto: Mosquitto, tries: list[int]) -> None:
+    async def scenario() -> None:
+        publisher = make_publisher(mosquitto.url)
+        async with running(publisher):
+            for lost in range(2):
+                mosquitto.stop()
+                while tries.count(0) <= lost or tries[-1] < 2:
+                    await asyncio.sleep(0.01)
+                mosquitto.start()
+                await asyncio.wait_for(publisher.connected.wait(), 10)
+
+    asyncio.run(scenario())
+    assert tries.count(0) == 2
+    assert all(later in (0, earlier + 1) for earlier, later in itertools.pairwise(tries))
 
 
 def test_backoff_doubles_is_capped_and_jittered() -> None:
