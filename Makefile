@@ -37,7 +37,7 @@ OPT = /opt/event-captioner
 ETC = /etc/event-captioner
 UNIT = /etc/systemd/system/event-captioner.service
 RULES = /etc/udev/rules.d/65-event-captioner.rules
-PROGRAM = app models configs docs systemd pyproject.toml README.md LICENSE
+PROGRAM = app models export configs docs systemd pyproject.toml README.md LICENSE
 
 install-service: service-files service-environment
 	@for group in video plugdev render; do getent group $$group >/dev/null || groupadd --system $$group; done
@@ -63,7 +63,7 @@ service-environment: | python
 uninstall-service:
 	@test -n '$(DESTDIR)' || systemctl disable --now event-captioner 2>/dev/null || true
 	@rm -rf '$(DESTDIR)$(OPT)' '$(DESTDIR)$(UNIT)' '$(DESTDIR)$(RULES)'
-	@test -z '$(PURGE)' || rm -rf '$(DESTDIR)$(ETC)' '$(DESTDIR)/var/lib/event-captioner' '$(DESTDIR)/var/lib/private/event-captioner'
+	@test -z '$(PURGE)' || rm -rf '$(DESTDIR)$(ETC)' '$(DESTDIR)/var/lib/event-captioner' '$(DESTDIR)/var/lib/private/event-captioner' '$(DESTDIR)/var/cache/event-captioner' '$(DESTDIR)/var/cache/private/event-captioner'
 	@test -n '$(DESTDIR)' || systemctl daemon-reload
 
 # A stamp newer than pyproject.toml makes the second call instant.

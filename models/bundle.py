@@ -172,7 +172,10 @@ def _onnx(
 def _torch(
     folder: Path, manifest: dict[str, Any], embedding: StoredTensor, device: str
 ) -> tuple[WarmVision, WarmDecoder]:
-    from models.runtimes.torch import load
+    try:
+        from models.runtimes.torch import load
+    except ModuleNotFoundError as error:
+        raise ModelError(f"{error.name} is not installed; pip install -e '.[torch]', or choose runtime: onnx") from None
 
     compute = str(manifest["precision"].get("compute", "float32"))
     return load(folder, manifest["role"], manifest["s_max"], compute, gpu=device != "cpu")

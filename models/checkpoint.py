@@ -39,7 +39,9 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{place(path)}: no such file; point to the folder of a downloaded checkpoint") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{place(path)}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
         raise CheckpointError(f"{place(path)}: not readable as JSON ({error}); download the checkpoint again") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{place(path)}: not a JSON object; download the checkpoint again")

@@ -53,10 +53,12 @@ def command(
     from app.bench.report import floor_ms, print_report
     from app.bench.run import Bench, BenchSettings
     from app.commands.demo import RECORDING
-    from app.commands.options import TableConsole
+    from app.commands.options import TableConsole, need_transformers
 
     if peer not in (None, "transformers"):
         raise typer.BadParameter(f"{peer!r} is not a peer that is known: transformers", param_hint="--peer")
+    if peer:
+        need_transformers("bench --peer transformers")
     chart = chart or (json_path.with_suffix(".png") if json_path and json_path.suffix != ".png" else None)
     writable(json_path, "--json")
     writable(chart, "--chart")

@@ -12,6 +12,7 @@ def command(recording: RecordingArgument, as_json: JsonOption = False) -> None:
 
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from app.sensors.formats import describe
 
@@ -23,7 +24,7 @@ def command(recording: RecordingArgument, as_json: JsonOption = False) -> None:
     frames = f"{info.frames:,}"
     if info.frame_size:
         frames += f" of {info.frame_size[0]} × {info.frame_size[1]}, {'grey' if info.grey else 'colour'}"
-    table = Table(show_header=False, title=str(recording), title_justify="left")
+    table = Table(show_header=False, title=Text(str(recording)), title_justify="left")
     rows = {
         "camera": info.camera or "unnamed",
         "streams": ", ".join(info.streams),
@@ -40,5 +41,5 @@ def command(recording: RecordingArgument, as_json: JsonOption = False) -> None:
     if notes:
         rows["notes"] = "\n".join(notes)
     for name, value in rows.items():
-        table.add_row(name, value)
+        table.add_row(name, Text(value))  # a file's own words are no markup
     Console().print(table, highlight=False)

@@ -13,11 +13,17 @@ import typer
 from rich.console import Console
 
 ConfigOption = Annotated[
-    Path | None, typer.Option("--config", "-c", metavar="FILE", help="Configuration (YAML). Left out: the defaults.")
+    Path | None,
+    typer.Option(
+        "--config", "-c", metavar="FILE", readable=False, help="Configuration (YAML). Left out: the defaults."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 RecordingArgument = Annotated[
-    Path, typer.Argument(metavar="RECORDING", help="AEDAT4, AEDAT 3.1 or 2.0, DSEC (HDF5), or EventGPT's .npy.")
+    Path,
+    typer.Argument(
+        metavar="RECORDING", readable=False, help="AEDAT4, AEDAT 3.1 or 2.0, DSEC (HDF5), or EventGPT's .npy."
+    ),
 ]
 SpeedOption = Annotated[
     str | None,
@@ -78,6 +84,13 @@ def need_torch(command: str) -> None:
     """Say in one line what is missing where torch is not installed."""
     if importlib.util.find_spec("torch") is None:
         raise MissingExtra(f"{command}: needs PyTorch; run `make setup` in the clone, or pip install -e '.[torch]'")
+
+
+def need_transformers(command: str) -> None:
+    """The same of the peer's packages."""
+    need_torch(command)
+    if importlib.util.find_spec("transformers") is None:
+        raise MissingExtra(f"{command}: needs transformers; run `make setup` in the clone, or pip install -e '.[dev]'")
 
 
 class MissingExtra(Exception):

@@ -12,7 +12,7 @@ from app.commands.options import JsonOption
 
 def command(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the work and the pair go.")] = Path("runs/demo"),
-    smoke: Annotated[bool, typer.Option("--smoke", help="A pair that speaks badly, in about a minute.")] = False,
+    smoke: Annotated[bool, typer.Option("--smoke", help="A pair that speaks badly, in minutes.")] = False,
     longer: Annotated[
         float, typer.Option(min=0.1, max=100, help="So many times the data and the steps: for a GPU, or a night.")
     ] = 1.0,

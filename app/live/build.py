@@ -228,7 +228,7 @@ def _tell_info(config: Config, publisher: Publisher, service: Service) -> None:
                 "resolution": list(camera.info.resolution),
                 "events": camera.info.has_events,
                 "frames": camera.info.has_frames,
-                "live": True,
+                "live": camera.info.live,
             }
             for name, camera in service.cameras.items()
             if camera.info is not None

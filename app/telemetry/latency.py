@@ -21,9 +21,9 @@ LATENCY_KEYS = ("queue", *STAGES, "total", "sensor_to_caption", "last_frame_to_c
 def latency_ms(caption: Caption) -> dict[str, float | None]:
     """Milliseconds by stage; None for a stage that did not run.
 
-    `queue` is from the window's closing to the captioner taking it; `total` to the last verified token;
-    `sensor_to_caption` counts from the arrival of the window's end, which is the instant it closes,
-    `last_frame_to_caption` from that of the last frame that the target saw.
+    `queue` is from the window's closing to the captioner taking it; `total` and `sensor_to_caption` to the last
+    verified token (what a live window waited before it closed is its `lag_ms`); `last_frame_to_caption` counts from the
+    arrival of the last frame that the target saw.
     """
     closed_ns = caption.window.closed_ns
     result: dict[str, float | None] = {"queue": _ms(caption.started_ns - closed_ns)}

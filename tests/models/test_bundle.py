@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.bundle import ModelError, load_model
+from models.bundle import ModelError, load_first, load_model
 from models.manifest import MANIFEST
+from models.runtimes.shared import runtime_of
 from models.stored import sha256
 from tests.models.tiny import make_pair
 
@@ -50,6 +51,19 @@ def test_pixels(pair: tuple[Path, Path]) -> None:
     none = np.zeros(0, np.int16)
     assert drafter.pixels_from_events(none, none, none, (40, 30)).shape == (5, 3, 28, 28)
     assert target.pixels_from_frames([np.zeros((30, 40, 3), np.uint8)] * 8).shape == (8, 3, 28, 28)
+
+
+def test_a_runtime_that_is_not_installed_is_passed_over(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "models.runtimes.torch", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    told: list[tuple[str, str, str]] = []
+    model = load_first(pair[1], "target", ["torch", "onnx"], lambda *line: told.append(line))
+    assert runtime_of(model) == "onnx"
+    assert [line[:2] for line in told] == [("torch", "onnx")]
+    with pytest.raises(ModelError, match="torch is not installed; pip install"):
+        load_model(pair[1], "target", "torch")
 
 
 def test_a_caption_needs_no_torch(pair: tuple[Path, Path]) -> None:
