@@ -10,11 +10,12 @@ import asyncio
 import json
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import aiomqtt
 import structlog
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from app.publishing.state_payloads import result_payload
 
@@ -31,11 +32,17 @@ class CommandError(Exception):
     """A command that is not carried out: one line for whoever sent it."""
 
 
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise PydanticCustomError("printable", "String should be printable")
+    return text
+
+
 class Command(BaseModel):
     """What every command may carry: `id`, which comes back as the answer's `correlation`."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-    id: str | None = Field(default=None, max_length=128)
+    id: Annotated[str, Field(max_length=128), AfterValidator(_printable)] | None = None
 
 
 class Pause(Command):
@@ -134,21 +141,22 @@ class Commander:
         if not _answerable(name):
             self.ignored["no such topic"] += 1
             return
-        if correlation is not None:
-            if (name, correlation) in self._seen:
-                self.ignored["repeated"] += 1
-                return
-            self._seen.append((name, correlation))
+        if (name, correlation) in self._seen:
+            self.ignored["repeated"] += 1
+            return
+        busy = self._running + self._waiting.qsize() >= MOST_AT_ONCE
         try:
             if name in KINDS and name not in self._allow:
                 raise CommandError("not allowed here; see commands.allow in the configuration")
             command = parse(name, message.payload)
-            if self._running + self._waiting.qsize() >= MOST_AT_ONCE:
+            if busy:
                 raise CommandError(f"busy: {MOST_AT_ONCE} commands are being carried out; try again")
         except CommandError as error:
             self._answer(name, correlation, raw, error=str(error))
         else:
             self._waiting.put_nowait((name, command, correlation, raw))
+        if correlation is not None and not busy:  # who was told to try again may do so under the same id
+            self._seen.append((name, correlation))
 
     async def run(self) -> None:
         """Carry commands out, side by side: a long answer keeps no `pause` waiting."""

@@ -72,6 +72,8 @@ def take(made: Commander, name: str, payload: object, **options: Any) -> None:
         ("record", b'{"action": "erase"}', "action: Input should be 'start' or 'stop'"),
         ("record", b'{"action": "start", "seconds": 1e99}', "seconds: Input should be less than or equal to 86400"),
         ("record", b'{"action": "start", "seconds": NaN}', "seconds: Input should be a finite number"),
+        ("pause", b'{"id": "two\\nlines"}', "id: String should be printable"),
+        ("pause", json.dumps({"id": "x" * 129}).encode(), "id: String should have at most 128 characters"),
         ("pause", b"[]", "payload: Input should be a valid dictionary or instance of Pause"),
         ("pause", b"\xff\xfe", "payload: is not a JSON object in UTF-8"),
         ("pause", b"[" * 10_000, "payload: is not a JSON object in UTF-8"),
@@ -141,6 +143,25 @@ def test_more_than_a_few_at_once_are_refused_and_a_bug_is_not_told() -> None:
         await asyncio.sleep(0.05)
         running.cancel()
         assert [a["error"] for a in answers.given[3:]] == ["failed: RuntimeError"] * MOST_AT_ONCE
+
+    asyncio.run(scenario())
+
+
+def test_what_was_refused_as_busy_may_be_tried_again_under_the_same_id() -> None:
+    async def scenario() -> None:
+        answers = Answers()
+        made = commander(answers)
+        for number in range(MOST_AT_ONCE):
+            take(made, "pause", b'{"id": "%d"}' % number)
+        take(made, "pause", b'{"id": "again"}')
+        running = asyncio.create_task(made.run())
+        await asyncio.sleep(0.05)
+        for _ in range(2):
+            take(made, "pause", b'{"id": "again"}')
+        await asyncio.sleep(0.05)
+        running.cancel()
+        assert [a["ok"] for a in answers.given if a["correlation"] == "again"] == [False, True]
+        assert made.ignored == {"repeated": 1}
 
     asyncio.run(scenario())
 
