@@ -31,6 +31,8 @@ SKETCH = slice(1, FRAMES, 2)  # frames of a window that show its motion as well 
 SKETCH_FRAMES = len(range(FRAMES)[SKETCH])
 SKETCH_PATCHES = 10
 
+Drawn = NDArray[np.int64]  # numbers of windows of a street
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -39,7 +41,7 @@ class Batch:
     images: Tensor
     seen: Tensor
     truth: NDArray[np.int8]
-    drawn: NDArray[np.int64]
+    drawn: Drawn
 
     def at(self, device: torch.device) -> Batch:
         """With its tensors there."""
@@ -51,10 +53,12 @@ class Batch:
         return torch.from_numpy(self.truth).to(self.images.device)
 
 
-def draw(street: Street, rng: np.random.Generator, size: int, part: slice, vary: bool, frames: bool) -> Batch:
-    """Random windows with the `part` of the images of each, which are `frames` or event frames; with `vary` each of
-    them made another that is as true."""
-    drawn = rng.integers(len(street), size=size)
+def draw(
+    street: Street, among: Drawn, rng: np.random.Generator, size: int, part: slice, vary: bool, frames: bool
+) -> Batch:
+    """Random windows `among` these numbers, with the `part` of the images of each, which are `frames` or event frames;
+    with `vary` each of them made another that is as true."""
+    drawn = among[rng.integers(len(among), size=size)]
     windows = [(street.images[i, part], street.seen[i, part], street.truth[i]) for i in drawn.tolist()]
     if vary:
         windows = [_varied(*window, rng, frames) for window in windows]
@@ -119,9 +123,13 @@ class TargetStudent:
         self.heads = SightHeads(width, width, SKETCH_FRAMES, isqrt(self.tokens), colour=True)
         self.midway = MidwayHeads(model.decoder.config.hidden_size, colour=True, several=True)
         self.street, self.prompt = street, prompt
+        self.every = np.arange(len(street))
+        self.busy = np.concatenate([self.every, np.flatnonzero(street.truth[:, 1, 0] >= 0)])
 
     def draw(self, rng: np.random.Generator, size: int, whole: bool, vary: bool = True) -> Batch:
-        return draw(self.street, rng, size, slice(None) if whole else SKETCH, vary, frames=True)
+        """A sketch is twice as likely to be of a window with two things to tell: the second is the harder one."""
+        among, part = (self.every, slice(None)) if whole else (self.busy, SKETCH)
+        return draw(self.street, among, rng, size, part, vary, frames=True)
 
     def look(self, batch: Batch, whole: bool, rng: np.random.Generator) -> View:
         """A sketch keeps every other frame, and of each the class token and the patches that count, where they were."""
@@ -160,10 +168,10 @@ class DrafterStudent:
         width = model.decoder.config.hidden_size
         self.heads = SightHeads(width, width, EVENT_FRAMES, isqrt(self.tower.config.tokens), colour=False)
         self.midway = MidwayHeads(width, colour=False, several=False)
-        self.street, self.prompt = street, prompt
+        self.street, self.prompt, self.every = street, prompt, np.arange(len(street))
 
     def draw(self, rng: np.random.Generator, size: int, whole: bool, vary: bool = True) -> Batch:
-        return draw(self.street, rng, size, slice(None), vary, frames=False)
+        return draw(self.street, self.every, rng, size, slice(None), vary, frames=False)
 
     def look(self, batch: Batch, whole: bool, rng: np.random.Generator) -> View:
         features = self.vision.features(batch.images.flatten(0, 1))
