@@ -32,6 +32,7 @@ CREATE TABLE IF NOT EXISTS messages (
     queued_ns INTEGER NOT NULL,
     queued_wall_ns INTEGER NOT NULL  -- across boots only the wall clock can
 )"""
+COLUMNS = ("key", "id", "topic", "payload", "boot", "queued_ns", "queued_wall_ns")
 MOST_WAITING = 10_000  # writes that wait for a slow disk; over it captions are sent, but not kept
 CLOSE_S = 2.0
 
@@ -41,24 +42,33 @@ log = structlog.get_logger(__name__)
 class Store:
     """One file for one process; `waiting` holds what an earlier one left, oldest first.
 
-    A disk that fails costs durability, not captions: `failed` then says why, and is None again when writing succeeds.
-    A damaged file is set aside as `<name>.damaged`, and a new one begun. Raises PublishError when the file cannot be
-    opened or another process has it.
+    A disk that fails costs durability, not captions: `failed` then says why, and is None again when writing succeeds;
+    where the file could not even be opened, nothing is kept until the next start. A damaged file is set aside as
+    `<name>.damaged`, and a new one begun. Raises PublishError for a file that cannot be ours: its folder is a file,
+    another process has it, or it is the database of another program.
     """
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
         self.failed: str | None = None
         self.unstored = 0  # captions that were not kept, because the disk failed or was too slow
-        self._connection = self._open()
-        self.waiting = self._load()
-        self._key = max((m.receipt.key or 0 for m in self.waiting), default=0)
+        self.waiting: list[Message] = []
         self._jobs: queue.Queue[tuple[str, tuple[object, ...]] | None] = queue.Queue(MOST_WAITING)
-        self._thread = threading.Thread(target=self._write, name="outbox", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+        try:
+            connection, self.waiting = self._open()
+        except (sqlite3.Error, OSError) as error:
+            self._fail(error, 0)
+        else:
+            self._thread = threading.Thread(target=self._write, args=(connection,), name="outbox", daemon=True)
+            self._thread.start()
+        self._key = max((m.receipt.key or 0 for m in self.waiting), default=0)
 
     def insert(self, message: Message) -> None:
         """Keep a message; never blocks. Its receipt's `key` names it from now on."""
+        if self._thread is None:
+            self.unstored += 1
+            return
         self._key += 1
         message.receipt.key = self._key
         payload = message.payload or {}
@@ -78,59 +88,55 @@ class Store:
 
     def close(self) -> None:
         """Commit what waits, at most two seconds long, and close the file."""
+        if self._thread is None:
+            return
         with contextlib.suppress(queue.Full):
             self._jobs.put(None, timeout=CLOSE_S)
         self._thread.join(CLOSE_S)
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self) -> tuple[sqlite3.Connection, list[Message]]:
+        """The database and what waits in it. Raises sqlite3.Error and OSError when the disk fails."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             return self._connect()
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                reason = "another process uses it" if "locked" in str(error) else str(error)
-                raise PublishError(f"outbox {self._path}: {reason}; name another file in mqtt.outbox_file") from None
+        except (FileExistsError, NotADirectoryError) as error:
+            raise self._refused(f"cannot be made: {error.strerror}") from None
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise self._refused("another process uses it") from None
+            raise
+        except (sqlite3.DatabaseError, ValueError, TypeError) as error:
             aside = self._path.with_name(self._path.name + ".damaged")
             os.replace(self._path, aside)
             for suffix in ("-wal", "-shm"):
                 Path(f"{self._path}{suffix}").unlink(missing_ok=True)
             log.error("outbox_damaged", file=str(self._path), error=str(error), set_aside_as=str(aside))
             return self._connect()
-        except OSError as error:
-            raise PublishError(
-                f"outbox {self._path}: cannot be made: {error.strerror}; name another file in mqtt.outbox_file"
-            ) from None
 
-    def _connect(self) -> sqlite3.Connection:
+    def _refused(self, reason: str) -> PublishError:
+        return PublishError(f"outbox {self._path}: {reason}; name another file in mqtt.outbox_file")
+
+    def _connect(self) -> tuple[sqlite3.Connection, list[Message]]:
+        """Also raises ValueError or TypeError for a row that holds no message."""
         connection = sqlite3.connect(self._path, timeout=1.0, isolation_level=None, check_same_thread=False)
         try:
-            for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=FULL"):
-                connection.execute(f"PRAGMA {pragma}")
+            connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+            if connection.execute("SELECT 1 FROM sqlite_master").fetchone() and _columns(connection) != COLUMNS:
+                raise self._refused("it is the database of another program")
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
             connection.execute(SCHEMA)
             connection.execute("BEGIN IMMEDIATE")  # takes the lock now, so that a second process hears of it now
             connection.execute("COMMIT")
             found = connection.execute("PRAGMA quick_check").fetchone()[0]
             if found != "ok":
                 raise sqlite3.DatabaseError(found)
+            return connection, _load(connection)
         except BaseException:
             connection.close()
             raise
-        return connection
 
-    def _load(self) -> list[Message]:
-        boot, now_ns, now_wall_ns = _boot_id(), time.monotonic_ns(), time.time_ns()
-        rows = self._connection.execute(
-            "SELECT key, topic, payload, boot, queued_ns, queued_wall_ns FROM messages ORDER BY key"
-        )
-        messages = []
-        for key, topic, payload, its_boot, queued_ns, queued_wall_ns in rows:
-            if its_boot != boot:  # a wall clock that was set back makes nothing younger than now
-                queued_ns = now_ns - max(0, now_wall_ns - queued_wall_ns)
-            receipt = Receipt(queued_ns=queued_ns, key=key)
-            messages.append(Message(topic, json.loads(payload), topics.CAPTION, receipt=receipt))
-        return messages
-
-    def _write(self) -> None:
+    def _write(self, connection: sqlite3.Connection) -> None:
         done = False
         while not done:
             jobs = [self._jobs.get()]
@@ -138,15 +144,14 @@ class Store:
                 jobs.append(self._jobs.get())
             done = None in jobs
             try:
-                self._commit([job for job in jobs if job is not None])
+                self._commit(connection, [job for job in jobs if job is not None])
                 self.failed = None
             except (sqlite3.Error, OSError) as error:
                 self._fail(error, sum(job is not None and job[0] == "insert" for job in jobs))
         with contextlib.suppress(sqlite3.Error):
-            self._connection.close()
+            connection.close()
 
-    def _commit(self, jobs: list[tuple[str, tuple[object, ...]]]) -> None:
-        connection = self._connection
+    def _commit(self, connection: sqlite3.Connection, jobs: list[tuple[str, tuple[object, ...]]]) -> None:
         connection.execute("BEGIN IMMEDIATE")
         try:
             for kind, values in jobs:
@@ -165,8 +170,25 @@ class Store:
     def _fail(self, error: Exception, inserts: int) -> None:
         if self.failed is None:
             log.error("outbox_not_written", file=str(self._path), error=str(error))
-        self.failed = f"{self._path}: {error}"
+        self.failed = f"{self._path}: {getattr(error, 'strerror', None) or error}"
         self.unstored += inserts
+
+
+def _columns(connection: sqlite3.Connection) -> tuple[str, ...]:
+    return tuple(row[1] for row in connection.execute("PRAGMA table_info(messages)"))
+
+
+def _load(connection: sqlite3.Connection) -> list[Message]:
+    """What waits, oldest first, with its age. Raises ValueError or TypeError for a row that holds no message."""
+    boot, now_ns, now_wall_ns = _boot_id(), time.monotonic_ns(), time.time_ns()
+    rows = connection.execute("SELECT key, topic, payload, boot, queued_ns, queued_wall_ns FROM messages ORDER BY key")
+    messages = []
+    for key, topic, payload, its_boot, queued_ns, queued_wall_ns in rows:
+        if its_boot != boot:  # a wall clock that was set back makes nothing younger than now
+            queued_ns = now_ns - max(0, now_wall_ns - queued_wall_ns)
+        receipt = Receipt(queued_ns=queued_ns, key=key)
+        messages.append(Message(topic, json.loads(payload), topics.CAPTION, receipt=receipt))
+    return messages
 
 
 def _boot_id() -> str:

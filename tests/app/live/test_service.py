@@ -300,6 +300,19 @@ def test_captions_made_while_the_broker_is_away_arrive_in_order_after_a_restart_
     assert all(c["late"] for c in old)
 
 
+def test_an_outbox_file_that_cannot_be_opened_is_told_and_costs_no_captions(
+    mosquitto: Mosquitto, load: Load, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        config = configuration(tmp_path, mosquitto.url, mqtt={"outbox_file": str(tmp_path)})
+        async with listening(mosquitto.port) as listener, serving(config, load, front=Switch()) as (service, _):
+            await listener.until(lambda: len(listener.of("front/caption")) >= 2)
+            reason = f"outbox: {tmp_path}: unable to open database file"
+            await until(lambda: (service.health.state, service.health.reason) == ("degraded", reason))
+
+    asyncio.run(scenario())
+
+
 def test_systemd_hears_of_every_step_and_the_watchdog_of_progress_alone(
     load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

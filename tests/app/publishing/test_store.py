@@ -128,6 +128,68 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
         Store(tmp_path / "file" / "outbox.db")
 
 
+@pytest.mark.parametrize("table", ["messages (id, text)", "invoices (id)"])
+def test_the_database_of_another_program_is_left_alone(tmp_path: Path, table: str) -> None:
+    path = tmp_path / "theirs.db"
+    theirs = sqlite3.connect(path)
+    theirs.execute(f"CREATE TABLE {table}")
+    theirs.close()
+    before = path.read_bytes()
+    with pytest.raises(PublishError, match=r"theirs\.db: it is the database of another program; name another file"):
+        Store(path)
+    assert path.read_bytes() == before
+
+
+def test_a_row_that_is_no_message_is_damage(tmp_path: Path) -> None:
+    store = Store(tmp_path / "outbox.db")
+    Outbox(store=store).put_nowait(caption(1))
+    store.close()
+    broken = sqlite3.connect(tmp_path / "outbox.db")
+    broken.execute("UPDATE messages SET payload = '{'")
+    broken.commit()
+    broken.close()
+    store = Store(tmp_path / "outbox.db")
+    assert (store.waiting, store.failed) == ([], None)
+    assert (tmp_path / "outbox.db.damaged").exists()
+    store.close()
+
+
+def captions_pass(store: Store) -> None:
+    """Without a file: two captions go through, neither is kept, and the reason is told."""
+    outbox = Outbox(store=store)
+    for i in range(2):
+        outbox.put_nowait(caption(i))
+    taken = outbox.take_nowait()
+    assert taken is not None
+    outbox.acknowledge(taken)
+    assert numbers(outbox) == [1]
+    assert store.unstored == 2
+    assert store.failed is not None
+    store.close()
+    print(store.failed)
+
+
+def test_a_disk_that_is_full_at_the_start_costs_durability_not_captions(tmp_path: Path) -> None:
+    script = (
+        "import resource, sys; from tests.app.publishing.test_store import Store, captions_pass\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))\n"
+        "captions_pass(Store(sys.argv[1]))"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "outbox.db")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"{tmp_path / 'outbox.db'}: disk I/O error" in done.stdout
+
+
+def test_a_file_that_can_be_neither_read_nor_set_aside_costs_durability_not_captions(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.db"
+    path.write_bytes(b"no database at all, but long enough to be taken for one" * 100)
+    (tmp_path / "outbox.db.damaged").mkdir()
+    store = Store(path)
+    captions_pass(store)
+    assert store.failed == f"{path}: Is a directory"
+
+
 def test_a_disk_that_fails_costs_durability_not_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(tmp_path / "outbox.db")
     outbox = Outbox(store=store)
