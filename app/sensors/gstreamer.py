@@ -28,7 +28,8 @@ from app.sensors.view import FrameView
 LAUNCH = "gst-launch-1.0"
 FIRST_FRAME_S, NEXT_FRAME_S = 10.0, 10.0
 STOP_S = 0.5  # less than the capture process has for it
-MOST_OUTPUT = 4096
+MOST_OUTPUT = 4096  # of what gst-launch says that is looked through
+MOST_SAID = 1 << 20  # bytes of it that are kept: a pipeline may complain of every frame
 
 
 def command(pipeline: str, width: int, height: int, fd: int) -> list[str]:
@@ -101,12 +102,19 @@ class GStreamerCamera:
                 code = self._process.wait()
                 raise SourceError(f"{self.name}: ended with exit code {code}{self._told() or ': no more frames'}")
             filled += count
+        self._forget()
         return data
+
+    def _forget(self) -> None:
+        """Begin anew with what gst-launch says once there is much of it: it still gives frames."""
+        said = self._said.fileno()
+        if os.fstat(said).st_size > MOST_SAID:
+            os.lseek(said, 0, os.SEEK_SET)  # gst-launch writes where we stand: the file is one
+            os.ftruncate(said, 0)
 
     def _told(self) -> str:
         """The first thing that gst-launch complained of."""
-        self._said.seek(0)
-        lines = self._said.read(MOST_OUTPUT).decode(errors="replace").splitlines()
+        lines = os.pread(self._said.fileno(), MOST_OUTPUT, 0).decode(errors="replace").splitlines()
         told = [line.partition(": ")[2] for line in lines if line.startswith(("ERROR: ", "WARNING: "))]
         detail = next((line for line in lines if line.startswith("No such")), "")
         return f": {'; '.join(filter(None, (told[0], detail)))}" if told else ""
