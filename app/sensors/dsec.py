@@ -118,6 +118,7 @@ class Dsec:
 
     def _find_images(self, path: Path) -> list[tuple[int, Path]]:
         """(sensor time, file) in time order."""
+        path = path.absolute()  # a relative one has no folders above it to look in
         side = path.parent.name if path.parent.name in ("left", "right") else "left"
         for root in (path.parent, *path.parents[1:3]):
             for folder in (
@@ -202,7 +203,10 @@ class Dsec:
         for t_us, name in self._images:
             if t_us < start_us:
                 continue
-            image = cv2.imread(str(name), cv2.IMREAD_COLOR)
+            try:
+                image = cv2.imread(str(name), cv2.IMREAD_COLOR)
+            except cv2.error:  # it claims more pixels than OpenCV takes
+                image = None
             if image is None:
                 raise ValueError(f"image {name.name} cannot be read")
             yield RawFrame(t_us, np.ascontiguousarray(image[:, :, ::-1]))

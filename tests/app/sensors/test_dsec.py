@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +139,23 @@ def test_a_bad_image_is_told_and_the_events_are_read(tmp_path: Path) -> None:
     assert len(events_of(found)) == N
     assert sum(isinstance(item, Frame) for item in found) == 3
     assert "000003.png cannot be read" in (source.ended_early or "")
+
+
+def test_an_image_that_claims_more_pixels_than_opencv_takes_is_told(tmp_path: Path) -> None:
+    path = sequence(tmp_path, images=8)
+    image = tmp_path / "images" / "left" / "rectified" / "000003.png"
+    data = image.read_bytes()
+    head = b"IHDR" + struct.pack(">II", 60_000, 60_000) + data[24:29]  # after the signature and a length
+    image.write_bytes(data[:12] + head + struct.pack(">I", zlib.crc32(head)) + data[33:])
+    info, _ = describe(path)
+    assert (info.events, info.frames, info.damage) == (N, 3, "damaged: image 000003.png cannot be read")
+
+
+def test_the_images_are_found_from_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = sequence(tmp_path, images=8)
+    monkeypatch.chdir(path.parent)
+    info, notes = describe(path.name)
+    assert (info.frames, notes) == (8, ())
 
 
 def test_bad_files_are_one_line(tmp_path: Path) -> None:
