@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -168,6 +169,19 @@ def test_synthesize_then_info(run: Run, tmp_path: Path) -> None:
     code, out, _ = run("info", path)
     assert code == 0
     assert f"{written['events']:,}" in out
+
+
+def test_info_shows_what_a_file_says_as_it_is(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "[b]street.aedat"
+    path.write_bytes(
+        b"#!AER-DAT3.1\r\n#Source 1: DAVIS346 [/b]\r\n#!END-HEADER\r\n"
+        + struct.pack("<hhiiiiii", 1, 1, 8, 4, 0, 2, 2, 2)
+        + struct.pack("<IiIi", 3, 1000, 3, 2000)
+    )
+    code, out, err = run("info", path)
+    assert (code, err) == (0, "")
+    assert "DAVIS346 [/b]" in out
+    assert path.name in "".join(out.split())  # the title is broken where the table ends
 
 
 @pytest.mark.parametrize("command", ["info", "replay"])
