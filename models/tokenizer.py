@@ -66,6 +66,8 @@ class _HuggingFace(Tokenizer):
             self._fast = Fast.from_file(str(path))
         except Exception as error:  # the binding raises bare Exception
             raise ModelError(f"{path}: not a readable tokenizer ({_first_line(error)}); copy it again") from None
+        self._fast.no_padding()  # stored with a tokenizer that was saved in use; transformers resets both, too
+        self._fast.no_truncation()
         self.size = self._fast.get_vocab_size(with_added_tokens=True)
         bos, eos = self._fast.token_to_id("<s>"), self._fast.token_to_id("</s>")
         if bos is None or eos is None:

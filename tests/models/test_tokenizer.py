@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
-from tokenizers import Tokenizer, decoders, models, normalizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from models.errors import ModelError
 from models.tokenizer import load_tokenizer
@@ -50,6 +50,16 @@ def test_tokenizer_json_is_read_as_it_would_follow_a_special_token(tmp_path: Pat
     assert loaded.encode(" a", continues=True) == (6,)
     assert loaded.decode([1, 4, 7, 2]) == "a b"
     assert [loaded.piece(i) for i in (7, 4, 99)] == [" b", "a", "<99>"]
+
+
+def test_padding_and_truncation_stored_with_a_tokenizer_are_not_obeyed(tmp_path: Path) -> None:
+    words = ["<unk>", "<s>", "</s>", "▁a", "▁b"]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.enable_padding(length=8, pad_id=0, pad_token="<unk>")
+    tokenizer.enable_truncation(2)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert load_tokenizer(tmp_path).encode("a b a b") == (3, 4, 3, 4)
 
 
 def test_content_words_are_what_the_scene_decides(tmp_path: Path) -> None:
