@@ -8,7 +8,7 @@ checkpoint must hold all that its network reads and nothing else but what `Names
 from __future__ import annotations
 
 import json
-import struct
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Prefixes = Sequence[tuple[str, str]]  # (published prefix, our prefix); the first match wins
-
-MAX_HEADER_BYTES = 100_000_000  # what the safetensors format itself allows
 
 
 class CheckpointError(ModelError):
@@ -54,17 +52,22 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def setting(config: Mapping[str, Any], key: str, default: Any, kind: type, where: str) -> Any:
-    """config[key], or the default, checked to be of that kind and, when a number, positive."""
+    """config[key], or the default, checked to be of that kind and, when a number, positive and finite."""
     value = config.get(key)
     value = default if value is None else value
     if value is None:
         raise CheckpointError(f"{where}: {key} is missing; download the checkpoint again")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            value = math.inf
     if not isinstance(value, kind) or isinstance(value, bool) is not (kind is bool):
         raise CheckpointError(f"{where}: {key} is {value!r}, not {kind.__name__}; download the checkpoint again")
-    if isinstance(value, int | float) and kind is not bool and value <= 0:
-        raise CheckpointError(f"{where}: {key} is {value!r}, which must be positive; download the checkpoint again")
+    if isinstance(value, int | float) and kind is not bool and not 0 < value < math.inf:
+        raise CheckpointError(
+            f"{where}: {key} is {value!r}, which must be positive and finite; download the checkpoint again"
+        )
     return value
 
 
@@ -89,19 +92,6 @@ def weight_files(folder: Path) -> list[Path]:
                 raise CheckpointError(f"{place(file)}: shard missing; download the checkpoint again")
         return files
     raise CheckpointError(f"{folder.name}: no model.safetensors or pytorch_model.bin in this folder; download it again")
-
-
-def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes in a safetensors file, from its header alone (no torch, no tensor read)."""
-    try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > MAX_HEADER_BYTES:
-                raise ValueError("header too long")
-            header = json.loads(stream.read(length))
-            return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
-    except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{place(file)}: damaged safetensors header ({error}); download it again") from None
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,8 @@ class LlamaConfig:
         Raises CheckpointError for sizes that do not fit together and for variants this decoder does not compute.
         """
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        if not isinstance(rope, Mapping):
+            raise CheckpointError(f"{where}: rope_scaling is {rope!r}, not an object; download the checkpoint again")
         kind = rope.get("rope_type", rope.get("type", "default"))
         for name, value, wanted in (
             ("rope type", kind, "default"),

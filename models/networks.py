@@ -55,7 +55,7 @@ NETWORKS = {
 def network_of(folder: Path) -> Network:
     """The network that a checkpoint's config.json names. Raises CheckpointError, and ModelError for any other."""
     kind = read_config(folder).get("model_type")
-    if kind not in NETWORKS:
+    if not isinstance(kind, str) or kind not in NETWORKS:
         known = " or ".join(NETWORKS)
         raise ModelError(f"{place(folder / 'config.json')}: model_type is {kind!r}; {known} can be used")
-    return NETWORKS[str(kind)]
+    return NETWORKS[kind]

@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,7 @@ def read_golden(file: Path) -> dict[str, NDArray[Any]]:
     try:
         with np.load(file, allow_pickle=False) as content:
             golden = dict(content)
-    except (OSError, ValueError, EOFError, TypeError) as error:
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise ModelError(f"{place(file)}: not a readable .npz of plain arrays ({error}); name a golden file") from None
     if not any(name in golden for name in _PIXELS) or not _prompts(golden):
         raise ModelError(f"{place(file)}: no pixels or no prompt0_ids in it; name a golden file of a whole model")

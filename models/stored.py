@@ -21,6 +21,7 @@ _NUMPY = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 _EXPONENT = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}  # all ones there: infinite, or not a number
 DTYPE_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8, "U8": 1, "F8_E4M3": 1}
 _PART_BYTES = 16 << 20
+_MAX_HEADER_BYTES = 100_000_000  # what the safetensors format itself allows
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,8 @@ def stored_tensors(file: Path) -> dict[str, StoredTensor]:
             (header_length,) = struct.unpack("<Q", stream.read(8))
             if header_length > size:
                 raise ValueError("the header is cut")
+            if header_length > _MAX_HEADER_BYTES:
+                raise ValueError("the header is too long")
             header = json.loads(stream.read(header_length))
         tensors = {}
         for name, entry in header.items():
@@ -84,7 +87,10 @@ def stored_tensors(file: Path) -> dict[str, StoredTensor]:
             if not begin <= end <= size:
                 raise ValueError(f"tensor {name} is cut")
             shape = tuple(int(n) for n in entry["shape"])
-            tensors[name] = StoredTensor(file, name, str(entry["dtype"]), shape, begin, end - begin)
+            dtype = str(entry["dtype"])
+            if dtype in DTYPE_BYTES and end - begin != prod(shape) * DTYPE_BYTES[dtype]:
+                raise ValueError(f"tensor {name}: {end - begin} bytes for {dtype} {list(shape)}")
+            tensors[name] = StoredTensor(file, name, dtype, shape, begin, end - begin)
     except FileNotFoundError:
         raise ModelError(f"{place(file)}: no such file; copy the checkpoint again") from None
     except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError) as error:
@@ -97,7 +103,8 @@ def write_tensors(
 ) -> None:
     """A safetensors file from names with dtype (safetensors' name) and shape, and their values in the same order.
 
-    One tensor is in memory at a time when `values` makes them as they are asked for.
+    One tensor is in memory at a time when `values` makes them as they are asked for. Raises ModelError when the file
+    cannot be written.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -106,12 +113,18 @@ def write_tensors(
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # as the format asks: the values begin at a multiple of 8
-    with file.open("wb") as stream:
-        stream.write(struct.pack("<Q", len(text)) + text)
-        for (name, (dtype, shape)), value in zip(tensors.items(), values, strict=True):
-            if value.nbytes != prod(shape) * DTYPE_BYTES[dtype]:
-                raise ValueError(f"tensor {name}: {value.nbytes} bytes for {dtype} {list(shape)}")
-            stream.write(np.ascontiguousarray(value).data)
+    try:
+        with file.open("wb") as stream:
+            stream.write(struct.pack("<Q", len(text)) + text)
+            for (name, (dtype, shape)), value in zip(tensors.items(), values, strict=True):
+                if value.nbytes != prod(shape) * DTYPE_BYTES[dtype]:
+                    raise ValueError(f"tensor {name}: {value.nbytes} bytes for {dtype} {list(shape)}")
+                stream.write(np.ascontiguousarray(value).data)
+    except OSError as error:
+        needed = (8 + len(text) + end) / 1e9
+        raise ModelError(
+            f"{file}: cannot be written: {error.strerror}; name a folder with {needed:.1f} GB of room"
+        ) from None
 
 
 def sha256(file: Path) -> str:

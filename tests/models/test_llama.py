@@ -84,6 +84,10 @@ def test_a_tree_sees_only_its_path(decoder, whole):
     [
         ({"num_key_value_heads": 4}, "do not fit together"),
         ({"hidden_size": -1}, "must be positive"),
+        ({"rms_norm_eps": float("inf")}, "rms_norm_eps is inf, which must be positive and finite"),
+        ({"rms_norm_eps": float("nan")}, "must be positive and finite"),
+        ({"rope_theta": 10**400}, "must be positive and finite"),
+        ({"rope_scaling": "linear"}, "rope_scaling is 'linear', not an object"),
         ({"rope_scaling": {"type": "linear", "factor": 2}}, "rope type 'linear' is not supported"),
         ({"tie_word_embeddings": True}, "tie_word_embeddings True is not supported"),
         ({"vocab_size": "many"}, "not int"),

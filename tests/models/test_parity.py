@@ -58,7 +58,12 @@ def test_files_that_do_not_belong_are_one_line(tmp_path, monkeypatch, capsys):
     with pytest.raises(ModelError, match=r"pooled: .* the file belongs to another checkpoint"):
         parity.differences(other, parity._torch_stages(model), decoder, -200)
     np.savez(tmp_path / "nothing.npz", a=np.zeros(1))
-    for golden, message in ((tmp_path / "nothing.npz", "no pixels"), (tmp_path / "none.npz", "not a readable .npz")):
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "nothing.npz").read_bytes()[:100])
+    for golden, message in (
+        (tmp_path / "nothing.npz", "no pixels"),
+        (tmp_path / "none.npz", "not a readable .npz"),
+        (tmp_path / "cut.npz", "not a readable .npz"),
+    ):
         monkeypatch.setattr(sys, "argv", ["parity", str(folder / "ckpt_A_full"), str(golden)])
         assert parity.main() == 1
         error = capsys.readouterr().err
