@@ -79,6 +79,7 @@ def plan(
 def _show(found: Inspection) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     compared, decoder, vision = found.comparison, found.sizes["decoder"], found.sizes["vision"]
     rows = {
@@ -102,7 +103,7 @@ def _show(found: Inspection) -> None:
         "wrong shape": _names(compared.wrong_shape),
         "loads": "yes" if compared.complete else "no; download the checkpoint again, or mend its config.json",
     }
-    table = Table(show_header=False, title=str(found.path), title_justify="left")
+    table = Table(show_header=False, title=Text(str(found.path)), title_justify="left")
     for name, value in rows.items():
         table.add_row(name, value)
     Console().print(table, highlight=False, markup=False)
@@ -188,7 +189,7 @@ def _show_plan(
         weights = (f"{shape.weight_bytes(name) / GB:.1f}" for name in PRECISIONS)
         cache, activations = shape.cache_bytes(max_new_tokens) / GB, shape.activation_bytes() / GB
         table.add_row(shape.name, *weights, f"{cache:.2f}", f"{activations:.2f}")
-    console.print(table, highlight=False)
+    console.print(table, highlight=False, markup=False)
     table = Table("target", "drafter", "together, GB", f"fits {gpu_bytes / GB:g} GB")
     for option in options:
         verdict = "yes" if option.fits else f"no, {(option.need_bytes - gpu_bytes) / GB:.1f} over"

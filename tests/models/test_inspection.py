@@ -63,6 +63,16 @@ def test_missing_and_unexpected_tensors_are_listed(tmp_path):
     assert "model.extra.weight" in shown.stdout
 
 
+def test_a_folders_name_is_no_markup(tmp_path):
+    folder = write_checkpoint(tmp_path / "v1[" / "old]", "drafter")
+    shown = CliRunner().invoke(group, ["inspect", str(folder)], env={"COLUMNS": "300"})
+    assert shown.exit_code == 0, shown.exception
+    assert str(folder) in shown.stdout
+    shown = CliRunner().invoke(group, ["plan", "--gpu-memory", "24", "--drafter", str(folder.rename(tmp_path / "[b]"))])
+    assert shown.exit_code == 0, shown.exception
+    assert "│ [b] " in shown.stdout
+
+
 def test_a_half_downloaded_shard_is_one_line(tmp_path):
     folder = write_checkpoint(tmp_path / "target", "target")
     weights = folder / "model.safetensors"
