@@ -10,12 +10,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from models.checkpoint import place
+from models.checkpoint import place, read_config
 from models.errors import ModelError
 from models.event_frames import render
 from models.manifest import read_manifest
 from models.preprocess import clip_pixels
-from models.prompts import PROMPTS, QUESTION, Prompt
+from models.prompts import PROMPTS, QUESTION, Prompt, check_prompt
 from models.runtimes.contract import Floats, WarmDecoder, WarmVision
 from models.runtimes.devices import gpu_number, need_runtimes
 from models.runtimes.fallback import FallbackDecoder, FallbackVision, Ladder
@@ -56,8 +56,12 @@ class VisionLanguageModel:
         return bool(self.manifest["network"] == "video_llava" and self.visual_tokens % self.frames == 0)
 
     def prompt(self, question: str = QUESTION, max_new_tokens: int = 1) -> Prompt:
-        """The model's official prompt. Raises ModelError when it and `max_new_tokens` exceed the cache."""
+        """The model's official prompt.
+
+        Raises ModelError when it and `max_new_tokens` exceed the cache, or the question has ids without an embedding.
+        """
         prompt = PROMPTS[self.manifest["network"]](self.tokenizer, question, self.visual_tokens)
+        check_prompt(prompt, self.tokenizer, self.vocabulary, {}, self.name)
         if len(prompt) + max_new_tokens > self.decoder.s_max:
             raise ModelError(
                 f"{self.name}: a prompt of {len(prompt)} rows and {max_new_tokens} new tokens exceed the cache of "
@@ -77,8 +81,8 @@ class VisionLanguageModel:
 def load_model(folder: Path, role: Role, runtime: RuntimeName = "onnx", max_new_tokens: int = 1) -> VisionLanguageModel:
     """Load an exported model folder and check it. The cache must hold the demo question's prompt and `max_new_tokens`.
 
-    Raises ModelError, one line, for a missing or damaged file, a manifest that does not match, the wrong role, and a
-    cache that is too small.
+    Raises ModelError, one line, for a missing or damaged file, a manifest that does not match, the wrong role,
+    another checkpoint's tokenizer, and a cache that is too small.
     """
     return load_first(folder, role, [runtime], lambda *told: None, max_new_tokens)
 
@@ -105,6 +109,9 @@ def load_first(
         raise ModelError(f"{folder}: network {manifest['network']!r} is unknown; export the checkpoint again")
     embedding = _embedding(folder, manifest)
     tokenizer = load_tokenizer(folder)
+    config = read_config(folder) if (folder / "config.json").is_file() else {}
+    prompt = PROMPTS[manifest["network"]](tokenizer, QUESTION, manifest["visual_tokens"])
+    check_prompt(prompt, tokenizer, embedding.shape[0], config, folder)
 
     def load(runtime: str) -> tuple[WarmVision, WarmDecoder]:
         return _LOADERS[runtime](folder, manifest, embedding, device)
@@ -129,8 +136,6 @@ def load_first(
         visual_tokens=manifest["visual_tokens"],
         manifest=manifest,
     )
-    if max(tokenizer.bos_id, tokenizer.eos_id) >= model.vocabulary:
-        raise ModelError(f"{folder}: the tokenizer's ids exceed the vocabulary; it belongs to another checkpoint")
     model.prompt(QUESTION, max_new_tokens)
     return model
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +71,25 @@ PROMPTS: dict[str, Callable[[Tokenizer, str, int], Prompt]] = {  # by the model_
     "video_llava": video_llava_prompt,
     "llava": video_llava_original_prompt,
 }
+
+
+def check_prompt(
+    prompt: Prompt, tokenizer: Tokenizer, vocabulary: int, config: Mapping[str, Any], where: str | Path
+) -> None:
+    """Raises ModelError unless each id of a prompt, BOS and EOS have an embedding, and BOS and EOS are config.json's.
+
+    A tokenizer may know fewer ids than the vocabulary has rows, and more than it uses.
+    """
+    remedy = "the tokenizer belongs to another checkpoint; copy this one's"
+    for token_id in (tokenizer.bos_id, tokenizer.eos_id, *prompt.head_ids, *prompt.tail_ids):
+        if not 0 <= token_id < vocabulary:
+            raise ModelError(f"{where}: the tokenizer gives id {token_id}, the vocabulary is {vocabulary:,}: {remedy}")
+    text = config.get("text_config")
+    given = {**config, **text} if isinstance(text, dict) else config
+    for key, ours in (("bos_token_id", tokenizer.bos_id), ("eos_token_id", tokenizer.eos_id)):
+        wanted = given.get(key)
+        if wanted is not None and ours not in (wanted if isinstance(wanted, list) else [wanted]):
+            raise ModelError(f"{where}: config.json's {key} is {wanted!r}, the tokenizer's {ours}: {remedy}")
 
 
 def _split(template: str, placeholder: str, question: str) -> list[str]:

@@ -119,6 +119,19 @@ def damage_graph(folder: Path) -> None:
     rewrite(folder, lambda manifest: manifest["graphs"].update({"decoder.onnx": entry}))
 
 
+def shift_ids(folder: Path) -> None:
+    """A tokenizer whose words lie beyond the vocabulary, BOS and EOS within it."""
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    words = tokenizer["model"]["vocab"]
+    tokenizer["model"]["vocab"] = {word: i if i < 3 else i + 128 for word, i in words.items()}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+def reconfigure(folder: Path, **settings: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | settings))
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no manifest": (lambda f: (f / MANIFEST).unlink(), "no manifest.json; run `event-captioner export`"),
     "manifest is no JSON": (lambda f: (f / MANIFEST).write_text("{"), "target/manifest.json: not readable as JSON"),
@@ -133,6 +146,9 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "graph damaged": (damage_graph, "target/decoder.onnx: not usable"),
     "tensor missing": (lambda f: rewrite(f, lambda m: m["embedding"].update(tensor="x")), "missing tensor x"),
     "wrong shape": (lambda f: rewrite(f, lambda m: m["decoder"].update(width=33)), r"shape \[128, 32\], the manifest"),
+    "ids too large": (shift_ids, r"target: the tokenizer gives id \d+, the vocabulary is 128: .* another checkpoint"),
+    "another BOS": (lambda f: reconfigure(f, bos_token_id=7), "config.json's bos_token_id is 7, the tokenizer's 1"),
+    "another EOS": (lambda f: reconfigure(f, text_config={"eos_token_id": [5, 6]}), r"eos_token_id is \[5, 6\]"),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer.json or tokenizer.model"),
 }
 

@@ -13,6 +13,7 @@ from models.prompts import (
     SYSTEM,
     VIDEO_LLAVA,
     Prompt,
+    check_prompt,
     eventgpt_prompt,
     video_llava_original_prompt,
     video_llava_prompt,
@@ -27,7 +28,7 @@ golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="../shared/golden is abs
 class Recorder:
     """A tokenizer that keeps what it was asked."""
 
-    bos_id = 1
+    bos_id, eos_id = 1, 2
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, bool]] = []
@@ -139,6 +140,17 @@ def test_a_question_with_the_placeholder_is_refused() -> None:
         eventgpt_prompt(Recorder(), "Is <event> here?", 22)  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="must not contain <video>"):
         video_llava_prompt(Recorder(), "<video>", 136)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("special", ["bos_id", "eos_id"])
+def test_a_tokenizer_without_bos_or_eos_is_refused(special: str) -> None:
+    """Sentencepiece says -1 of a token that it has not, which would be the last row of the embeddings."""
+    tokenizer = Recorder()
+    check_prompt(eventgpt_prompt(tokenizer, "", 1), tokenizer, 32000, {"eos_token_id": [2, 3]}, "x")  # type: ignore[arg-type]
+    setattr(tokenizer, special, -1)
+    prompt = eventgpt_prompt(tokenizer, "", 1)  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match=r"x: the tokenizer gives id -1, the vocabulary is 32,000: .* another"):
+        check_prompt(prompt, tokenizer, 32000, {}, "x")  # type: ignore[arg-type]
 
 
 def test_length_counts_the_visual_rows() -> None:
