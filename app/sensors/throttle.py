@@ -6,8 +6,8 @@ from __future__ import annotations
 class Throttle:
     """Of frames that come quicker than `fps` (None: any number), every second, third, … passes; the others never do.
 
-    A tenth of the period is forgiven: a camera of just this rate would lose frames to its jitter otherwise. A clock that
-    was set back costs none.
+    A tenth of the period is forgiven: a camera of just this rate would lose frames to its jitter otherwise. A clock
+    that was set back costs none.
     """
 
     def __init__(self, fps: float | None) -> None:

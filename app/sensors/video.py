@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -38,6 +39,8 @@ class WithVideo(Wrapper):
         self._zero_us = origin_us + round(offset_ms * 1000)
         self._shown = 0
         self._ended = False
+        self._lock = threading.Lock()  # a read that was abandoned may still be at work when the video is closed
+        self._closed = False
 
     @property
     def info(self) -> SourceInfo:
@@ -58,15 +61,16 @@ class WithVideo(Wrapper):
     def _next(self, start_us: int, end_us: int) -> Frame | None:
         """The next frame of [start_us, end_us), or None; frames before are skipped without being decoded."""
         while True:
-            if self._index and not self._video.grab():
-                return None
-            t_us = self._time_us()
-            self._index += 1
-            if t_us >= end_us:
-                return None
-            if t_us < start_us:
-                continue
-            ok, image = self._video.retrieve()
+            with self._lock:
+                if self._closed or (self._index and not self._video.grab()):
+                    return None
+                t_us = self._time_us()
+                self._index += 1
+                if t_us >= end_us:
+                    return None
+                if t_us < start_us:
+                    continue
+                ok, image = self._video.retrieve()
             if not ok:
                 continue
             self._shown += 1
@@ -93,4 +97,9 @@ class WithVideo(Wrapper):
 
     async def close(self) -> None:
         await super().close()
-        self._video.release()
+        self._closed = True
+        await asyncio.to_thread(self._release)
+
+    def _release(self) -> None:
+        with self._lock:
+            self._video.release()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -20,6 +22,8 @@ from app.sensors.synthetic import Synthetic
 from app.sensors.video import WithVideo
 from app.sensors.writer import write_recording
 from tests.app.sensors.samples import SIZE, START_US, Listed, events_of, first_us, frames_of, items, read, recording
+
+PROJECT = Path(__file__).resolve().parents[3]
 
 
 def listed(seconds: float, frames: bool = True) -> Listed:
@@ -100,7 +104,7 @@ def video(path: Path, frames: int = 10, fps: float = 20.0) -> Path:
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), fps, (64, 48))
     for i in range(frames):
         image = np.zeros((48, 64, 3), np.uint8)
-        image[:, :, 2] = 20 * i  # red, in OpenCV's order
+        image[:, :, 2] = 20 * i % 256  # red, in OpenCV's order
         writer.write(image)
     writer.release()
     return path
@@ -124,6 +128,31 @@ def test_video_that_starts_before_the_recording_or_misses_it(tmp_path: Path) -> 
     missed = WithVideo(listed(0.4, frames=False), path, 9e6, START_US)
     assert frames_of(read(missed)) == []
     assert "--rgb-offset-ms" in missed.notes[0]
+
+
+CLOSED_WHILE_READ = """
+import asyncio, sys
+from app.sensors.video import WithVideo
+from tests.app.sensors.samples import START_US, Listed
+
+async def close_while_it_is_read() -> None:
+    source = WithVideo(Listed([], START_US + 1), sys.argv[1], 0.0, 0)  # all of the video lies before the recording
+    reading = asyncio.create_task(anext(aiter(source)))
+    await asyncio.sleep(0.002)
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    await source.close()
+
+for _ in range(150):
+    asyncio.run(close_while_it_is_read())
+"""
+
+
+def test_a_video_may_be_closed_while_a_thread_reads_it(tmp_path: Path) -> None:
+    path = video(tmp_path / "v.avi", 200)
+    command = [sys.executable, "-c", CLOSED_WHILE_READ, str(path)]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_bad_videos_are_one_line(tmp_path: Path) -> None:
