@@ -131,7 +131,7 @@ class ServiceMetrics(Collector):
             yield GaugeMetricFamily(f"{PREFIX}_broker_up", "1 while connected.", publisher.connected.is_set())
             yield CounterMetricFamily(f"{PREFIX}_broker_connections", "Connections so far.", publisher.connections)
             yield GaugeMetricFamily(f"{PREFIX}_messages_waiting", "Not acknowledged yet.", publisher.unsent)
-            dropped = _counter("messages_dropped", "Messages that never left.", "reason")
+            dropped = _counter("messages_dropped", "Messages that were lost.", "reason")
             for reason, count in list(publisher.outbox.dropped.items()):
                 dropped.add_metric([reason], count)
             yield dropped

@@ -155,7 +155,8 @@ class Service:
                 fed_s = now_s
             if self.publisher:
                 trouble = self.publisher.trouble
-                self.health.set("broker", "unreachable" if trouble else OK, trouble)
+                bad = "refuses" if self.publisher.connected.is_set() else "unreachable"
+                self.health.set("broker", bad if trouble else OK, trouble)
             if self.store:
                 self.health.set("outbox", "not written" if self.store.failed else OK, self.store.failed)
             if now_s - told_s >= STATUS_S:

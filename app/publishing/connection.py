@@ -6,27 +6,28 @@ Why its parts are as they are:
   finds the rest.
 - One message is in flight at a time, so captions arrive in order, also across a reconnect.
 - A reader always runs: without one, a dead link is noticed only at the keepalive.
+- What the broker refuses, or JSON cannot say, is lost, counted and told: sent again it would hold up all the rest.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import time
 from collections.abc import Callable
 from typing import Any
 
 import aiomqtt
 import structlog
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from app.publishing import payloads, state_payloads, topics
 from app.publishing.broker import Broker
-from app.publishing.dialer import REPLY_S, V5, V311, Dialer, error_text
+from app.publishing.client import Client, RefusedError
+from app.publishing.dialer import REPLY_S, V5, Dialer, error_text
+from app.publishing.encoding import decode, encode, properties
 from app.publishing.outbox import Message, Outbox, Payload
+from app.publishing.refusals import Refusals
 
 _log = structlog.get_logger(__name__)
 _FAREWELL_S = 1.4  # for the last words of a clean stop
@@ -53,7 +54,8 @@ class Connection:
     ) -> None:
         self.connected = asyncio.Event()
         self.on_command: Callable[[str, aiomqtt.Message], None] | None = None  # set before `run`; returns at once
-        self.trouble: str | None = None  # why there is no connection; None also before the first try has failed
+        self._lost: str | None = None  # why there is no connection
+        self._refusals = Refusals()
         self._outbox = outbox
         self._topics = names
         self._node = node
@@ -76,6 +78,11 @@ class Connection:
         self._idle = asyncio.Event()
         self._stop = asyncio.Event()
         self._stop_reason: str | None = None
+
+    @property
+    def trouble(self) -> str | None:
+        """Why there is no connection, or what the broker refuses; None also before the first try has failed."""
+        return self._lost or self._refusals.text
 
     @property
     def connections(self) -> int:
@@ -115,9 +122,9 @@ class Connection:
                     continue
                 self._dialer.check_first_connection(error, started_s)
                 delay_s = self._dialer.retry_s()
-                self.trouble = error_text(error)
+                self._lost = error_text(error)
                 _log.warning(
-                    "broker_lost", broker=str(self._dialer.broker), error=self.trouble, retry_s=round(delay_s, 2)
+                    "broker_lost", broker=str(self._dialer.broker), error=self._lost, retry_s=round(delay_s, 2)
                 )
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stop.wait(), delay_s)
@@ -140,7 +147,7 @@ class Connection:
             # disconnect closes it, and does nothing where it is closed.
             client._client.disconnect()
 
-    async def _serve(self, client: aiomqtt.Client) -> None:
+    async def _serve(self, client: Client) -> None:
         """Publish until stopped, with a reader beside; raises the first error of either."""
         tasks = [asyncio.create_task(self._read(client)), asyncio.create_task(self._send(client))]
         try:
@@ -152,20 +159,20 @@ class Connection:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _read(self, client: aiomqtt.Client) -> None:
+    async def _read(self, client: Client) -> None:
         """Watch our own status: a will that fires late must not leave a living node marked offline."""
-        await client.subscribe(self._topics.status, qos=1)
+        await self._listen(client, self._topics.status, qos=1)
         if self.on_command is not None:
             # MQTT 5: nothing retained is sent on subscribing, and what is retained later says so; nothing of our own.
             fresh = SubscribeOptions(qos=1, noLocal=True, retainAsPublished=True, retainHandling=2)
             v5 = {"options": fresh} if self._dialer.protocol is V5 else {"qos": 1}
-            await client.subscribe(self._topics.commands, **v5)
+            await self._listen(client, self._topics.commands, **v5)
         async for message in client.messages:
             if (name := self._topics.command(message.topic.value)) is not None:
                 if self.on_command is not None:
                     self.on_command(name, message)
                 continue
-            status = _decode(message.payload)
+            status = decode(message.payload)
             if message.retain:
                 continue  # from before our birth
             if status.get("state") in ("offline", "stopped"):
@@ -174,7 +181,17 @@ class Connection:
             elif status.get("session") != self._session:
                 _log.warning("node_name_shared", node=self._node, other_session=status.get("session"))
 
-    async def _send(self, client: aiomqtt.Client) -> None:
+    async def _listen(self, client: Client, topic: str, **options: Any) -> None:
+        """Subscribe; a refusal is told, and costs what would have come."""
+        what = f"the subscription to {topic}"
+        try:
+            await client.listen(topic, **options)
+        except RefusedError as error:
+            self._refusals.refused(what, str(error))
+        else:
+            self._refusals.accepted(what)
+
+    async def _send(self, client: Client) -> None:
         birth = {self._topics.info: 1, self._topics.status: 2}
         self._unsent = dict.fromkeys(sorted(self._state, key=lambda topic: birth.get(topic, 0)))
         while not self._stop.is_set():
@@ -182,7 +199,7 @@ class Connection:
                 del self._unsent[topic]
                 await self._send_state(client, topic)
                 continue
-            self.trouble = None
+            self._lost = None
             self.connected.set()  # the first time that all state is out, that was the birth
             if (message := self._outbox.take_nowait()) is not None:
                 await self._send_queued(client, message)
@@ -190,39 +207,58 @@ class Connection:
                 self._idle.set()
                 await self._outbox.changed()
 
-    async def _send_state(self, client: aiomqtt.Client, topic: str) -> None:
+    async def _send_state(self, client: Client, topic: str) -> None:
         message = self._state[topic]
         if message.expiry_s is not None and message.age_s > message.expiry_s:
             return
         try:
-            await self._publish(client, message)
+            await self._deliver(client, message)
         except BaseException:
             self._unsent.setdefault(topic)
             raise
 
-    async def _send_queued(self, client: aiomqtt.Client, message: Message) -> None:
+    async def _send_queued(self, client: Client, message: Message) -> None:
         try:
-            await self._publish(client, message)
+            delivered = await self._deliver(client, message)
         except BaseException:
             self._outbox.put_back(message)
             raise
+        if not delivered:
+            return
         self._outbox.acknowledge(message)
         if message.then is not None:
             self.set_state(message.then)
 
-    async def _publish(self, client: aiomqtt.Client, message: Message) -> None:
-        """Send and await the acknowledgement."""
+    async def _deliver(self, client: Client, message: Message) -> bool:
+        """Whether the broker has it; if not, it is lost and counted. Raises MqttError when it may be sent again."""
+        what = f"messages on {message.topic}"
+        try:
+            await self._publish(client, message)
+        except RefusedError as error:
+            self._refusals.refused(what, str(error))
+            self._outbox.drop(message, "refused")
+            return False
+        except (ValueError, TypeError) as error:  # a bug of ours, which is to cost this message alone
+            _log.error("message_invalid", topic=message.topic, error=str(error))
+            self._outbox.drop(message, "invalid")
+            return False
+        self._refusals.accepted(what)
+        return True
+
+    async def _publish(self, client: Client, message: Message) -> None:
+        """Send and await the acknowledgement. Raises RefusedError, MqttError, and what `encode` raises."""
+        body = encode(self._as_sent(message))
         receipt = message.receipt
         receipt.sent_ns = receipt.sent_ns or time.monotonic_ns()
         receipt.attempts += 1
         self._in_flight += 1
         try:
-            await client.publish(
+            await client.deliver(
                 message.topic,
-                _encode(self._as_sent(message)),
+                body,
                 qos=message.delivery.qos,
                 retain=message.delivery.retain and self._retain,
-                properties=self._properties(message),
+                properties=properties(message) if self._dialer.protocol is V5 else None,
             )
         finally:
             self._in_flight -= 1
@@ -238,7 +274,7 @@ class Connection:
             payload = payload | {"publish": payloads.publish_record(message.about, zero_ns)}
         return payload
 
-    async def _farewell(self, client: aiomqtt.Client) -> None:
+    async def _farewell(self, client: Client) -> None:
         """Take back the last captions, then say that we stopped on purpose."""
         last = [m.topic for m in self._state.values() if m.delivery is topics.LAST_CAPTION and self._retain]
         status = state_payloads.status_payload(self._node, self._session, "stopped", self._stop_reason)
@@ -246,24 +282,14 @@ class Connection:
         try:
             async with asyncio.timeout(_FAREWELL_S):
                 for message in (*messages, Message(self._topics.status, status, topics.STATUS)):
-                    await self._publish(client, message)
+                    with contextlib.suppress(RefusedError):
+                        await self._publish(client, message)
         except (TimeoutError, aiomqtt.MqttError) as error:
             _log.warning("farewell_lost", broker=str(self._dialer.broker), error=error_text(error))
 
     def _will(self) -> aiomqtt.Will:
         status = state_payloads.status_payload(self._node, self._session, "offline", "connection lost")
-        return aiomqtt.Will(self._topics.status, _encode(status), topics.STATUS.qos, self._retain)
-
-    def _properties(self, message: Message) -> Properties | None:
-        if self._dialer.protocol is V311 or message.payload is None:
-            return None
-        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-        properties.ContentType = "application/json"
-        if message.correlation is not None:
-            properties.CorrelationData = message.correlation
-        if message.expiry_s is not None:
-            properties.MessageExpiryInterval = max(1, round(message.expiry_s - message.age_s))
-        return properties
+        return aiomqtt.Will(self._topics.status, encode(status), topics.STATUS.qos, self._retain)
 
 
 async def _to_its_end(task: asyncio.Task[None]) -> None:
@@ -273,17 +299,3 @@ async def _to_its_end(task: asyncio.Task[None]) -> None:
     except asyncio.CancelledError:
         await task
         raise
-
-
-def _encode(payload: Payload | None) -> bytes:
-    if payload is None:
-        return b""
-    return json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode(errors="replace")
-
-
-def _decode(payload: Any) -> dict[str, Any]:
-    try:
-        value = json.loads(payload)
-    except (ValueError, TypeError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -14,6 +14,7 @@ from aiomqtt.exceptions import MqttConnectError
 from paho.mqtt.reasoncodes import ReasonCode
 
 from app.publishing.broker import Broker
+from app.publishing.client import Client
 from app.publishing.errors import PublishError
 
 V5, V311 = aiomqtt.ProtocolVersion.V5, aiomqtt.ProtocolVersion.V311
@@ -58,8 +59,8 @@ class Dialer:
         self._attempt = 0  # failures since a connection held
         self._opened_s: float | None = None  # when the connection of this try came about
 
-    def client(self) -> aiomqtt.Client:
-        return aiomqtt.Client(
+    def client(self) -> Client:
+        return Client(
             self.broker.host,
             self.broker.port,
             username=self._username,

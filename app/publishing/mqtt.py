@@ -170,7 +170,7 @@ class Publisher:
 
     @property
     def trouble(self) -> str | None:
-        """Why there is no connection; None while there is one, and before the first try has failed."""
+        """Why there is no connection, or what the broker refuses on it; None also before the first try has failed."""
         return self._connection.trouble
 
     @property

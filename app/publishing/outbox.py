@@ -22,7 +22,7 @@ class Receipt:
     sent_ns: int | None = None  # first handed to the broker
     acked_ns: int | None = None  # acknowledged (QoS 0: written to the socket)
     attempts: int = 0
-    dropped: str | None = None  # `full`, `expired`: it never left
+    dropped: str | None = None  # why it was lost: `full`, `expired`, `refused` by the broker, `invalid`: no JSON
     key: int | None = None  # its row in the store, while there is one
 
 
@@ -120,6 +120,11 @@ class Outbox:
         """The broker has the message taken last."""
         if self._store:
             self._store.delete(message.receipt)
+
+    def drop(self, message: Message, reason: str) -> None:
+        """The message taken last, or one of state, is lost for good."""
+        with self._lock:
+            self._count(message, reason)
 
     def is_late(self, message: Message) -> bool:
         """Whether it waited longer than its age budget."""

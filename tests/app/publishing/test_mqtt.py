@@ -36,7 +36,7 @@ def make_publisher(url: str, **options: Any) -> Publisher:
     publisher = Publisher(url, "robot", **({"max_backoff_s": 0.2} | options))
     publisher.set_info(
         version="0.1.0",
-        models={"drafter": "d", "target": "t", "runtime": "onnx", "demo": True},
+        models={"drafter": "d", "target": "t", "demo": True},
         runtimes=["onnx"],
         cameras={"front": {"resolution": [346, 260], "events": True, "frames": True, "live": True}},
         capabilities=["telemetry"],

@@ -137,7 +137,7 @@ def test_state_payloads() -> None:
             "robot",
             "s",
             version="0.1.0",
-            models=make_caption().models,
+            models={"drafter": "d", "target": "t", "demo": True},
             runtimes=["onnx"],
             cameras={"front": camera},
             capabilities=["draft"],
