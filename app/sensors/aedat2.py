@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from app.sensors.aedat_header import davis_resolution, read_header
 from app.sensors.contract import Events, SourceError
 from app.sensors.file_source import CHUNK_EVENTS
-from app.sensors.merging import RawFrame
+from app.sensors.merging import LAST_EVENTS, RawFrame, end_of
 
 RECORD = np.dtype([("address", ">u4"), ("time", ">u4")])
 APS, SUBTYPE, RESET, SIGNAL, SPECIAL = 0x8000_0000, 0xC00, 0x000, 0x400, 0x400
@@ -82,12 +82,13 @@ class Aedat2:
     def _scan(self) -> None:
         """Learn the time range and what streams there are."""
         self.start_us = self.end_us = 0
-        events, signals, first = 0, 0, True
+        events = signals = 0
+        last = np.empty(0, np.int64)
         try:
             for address, times in self._records():
-                self.start_us = int(times[0]) if first else self.start_us
-                first = False
-                self.end_us = int(times[-1]) + 1
+                self.start_us = self.start_us if len(last) else int(times[0])
+                last = np.concatenate([last, times[-LAST_EVENTS:]])[-LAST_EVENTS:]
+                self.end_us = end_of(last)
                 events += int(np.count_nonzero(address & (APS | SPECIAL) == 0))
                 signals += int(np.count_nonzero(address & (APS | SUBTYPE) == APS | SIGNAL))
         except OSError as error:

@@ -18,7 +18,7 @@ import numpy as np
 from app.sensors.aedat_header import davis_resolution, read_header
 from app.sensors.contract import Events, SourceError
 from app.sensors.file_source import CHUNK_EVENTS
-from app.sensors.merging import RawFrame
+from app.sensors.merging import LAST_EVENTS, RawFrame, end_of
 
 PACKET = struct.Struct("<hhiiiiii")  # type, source, event size, time offset, time overflow, capacity, number, valid
 POLARITY = np.dtype([("data", "<u4"), ("time", "<i4")])
@@ -91,22 +91,24 @@ class Aedat3:
     def _scan(self) -> tuple[int, int]:
         """Learn the time range and what streams there are; (width, height) that hold all events."""
         width = height = 1
-        times: list[int] = []
+        first_us = 0
+        last = np.empty(0, np.int64)
         self.has_events = self.has_frames = False
         for run in self.events(0):
+            first_us = first_us if self.has_events else int(run.t[0])
             self.has_events = True
-            times = [*times[:1], int(run.t[0]), int(run.t[-1])]
+            last = np.concatenate([last, run.t[-LAST_EVENTS:]])[-LAST_EVENTS:]
             width, height = max(width, int(run.x.max()) + 1), max(height, int(run.y.max()) + 1)
-        start_us, end_us = (times[0], times[-1]) if times else (0, -1)
+        start_us, end_us = (first_us, end_of(last)) if self.has_events else (0, 0)
         with self._path.open("rb") as file:
             for packet in self._packets(file):
                 if packet.kind != FRAME_TYPE or packet.event_size < FRAME.size:
                     continue
                 for index in range(packet.number):
                     if (t_us := self._frame_time(file, packet, index)) is not None:
-                        start_us = min(start_us, t_us) if times or self.has_frames else t_us
-                        end_us, self.has_frames = max(end_us, t_us), True
-        self.start_us, self.end_us = start_us, end_us + 1
+                        start_us = min(start_us, t_us) if self.has_events or self.has_frames else t_us
+                        end_us, self.has_frames = max(end_us, t_us + 1), True
+        self.start_us, self.end_us = start_us, end_us
         return width, height
 
     def _frame_time(self, file: BinaryIO, packet: _Packet, index: int) -> int | None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from app.sensors.contract import Events, SourceError
 from app.sensors.file_source import CHUNK_EVENTS
-from app.sensors.merging import RawFrame, first_line
+from app.sensors.merging import LAST_EVENTS, RawFrame, end_of, first_line
 
 COLUMNS = ("x", "y", "t", "p")
 DSEC_RESOLUTION = (640, 480)
@@ -71,15 +71,24 @@ class Dsec:
         self.has_events, self.has_frames = self._count > 0, bool(self._images)
         times = [t for t, _ in self._images]
         if self.has_events:
-            first, last = (int(self._columns["t"][at]) + self._offset_us for at in (0, self._count - 1))
+            self.start_us, self.end_us = int(t[0]) + self._offset_us, end_of(self._last()) + self._offset_us
             # images from before the events do not belong to the recording, and none is played past its end
-            self.start_us, self.end_us = first, last + 1
-            self._images = [(t, name) for t, name in self._images if first <= t <= last]
+            self._images = [(t, name) for t, name in self._images if self.start_us <= t < self.end_us]
             self.has_frames = bool(self._images)
             if times and not self._images:
                 self.notes += ("none of its images falls into the time of its events; they are left out",)
         else:
             self.start_us, self.end_us = (times[0], times[-1] + 1) if times else (0, 0)
+
+    def _last(self) -> NDArray[np.int64]:
+        """Times of the last events, without t_offset; of the very last one where those before it are damaged."""
+        t, count = self._columns["t"], self._count
+        try:
+            last = t[max(0, count - LAST_EVENTS) : count]
+        except (OSError, RuntimeError):
+            last = t[count - 1 : count]
+        found: NDArray[np.int64] = last.astype(np.int64)
+        return found
 
     def _dataset(self, name: str, dimensions: int, file: Any = None) -> Any:
         """A numeric dataset stored in the file itself, in chunks of bounded size. Raises ValueError."""

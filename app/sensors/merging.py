@@ -12,6 +12,7 @@ from app.sensors.contract import Events
 from app.sensors.events import cut
 
 BATCH_US = 5_000
+LAST_EVENTS = 64  # those that tell where a recording ends
 LONGEST_US = 366 * 86_400_000_000  # a longer time range is damage, not a recording
 
 
@@ -47,6 +48,15 @@ def sane(run: Events, resolution: tuple[int, int], last_us: int, end_us: int) ->
     placed = (run.t < end_us) & (run.x >= 0) & (run.x < width) & (run.y >= 0) & (run.y < height)
     ordered: NDArray[np.bool_] = run.t >= np.maximum.accumulate(np.where(placed, run.t, last_us)).clip(last_us)
     return placed & ordered
+
+
+def end_of(last: NDArray[np.int64]) -> int:
+    """One past the time at which a recording ends whose last events have these times: a few of them may be damaged.
+
+    The last one counts that is no earlier than most of them: what lies behind the end is left out as damage, and an
+    event whose time fell far back must not take the recording with it.
+    """
+    return int(last[last >= np.sort(last)[(len(last) - 1) // 2]][-1]) + 1
 
 
 def first_line(error: BaseException) -> str:

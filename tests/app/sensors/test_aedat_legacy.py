@@ -242,6 +242,27 @@ def test_aedat3_tears(tmp_path: Path) -> None:
     assert_events(read(open_source(path)), wanted[:1])
 
 
+@pytest.mark.parametrize("damaged", ["last", "middle"])
+def test_one_damaged_time_costs_no_more_than_its_event(tmp_path: Path, damaged: str) -> None:
+    wanted = some_events()
+    late, far = (1_500, 3, 2, 1), ((1 << 31) - 1, 3, 2, 1)
+    place, bad = (len(wanted), late) if damaged == "last" else (1000, far)
+    packets = [packet(1, list(map(polarity, events))) for events in (wanted[:place], [bad], wanted[place:]) if events]
+    path = tmp_path / "a.aedat"
+    path.write_bytes(HEADER_3 + b"".join(packets))
+    info, _ = describe(path)
+    assert (info.events, info.dropped_events, info.damage) == (2000, 1, None)
+    assert_events(read(open_source(path)), wanted)
+
+
+def test_aedat2_a_last_event_that_comes_late(tmp_path: Path) -> None:
+    wanted = some_events(span_us=2_000_000)
+    late = (wanted[-1][0] - 900_000, 3, 2, 1)
+    source = open_source(aedat2(tmp_path / "a.aedat", map(dvs, [*wanted, late])))
+    assert_events(read(source), wanted)
+    assert source.dropped_events == 1
+
+
 def test_aedat3_a_frame_that_lies(tmp_path: Path) -> None:
     lying = struct.pack("<Iiiiiiiii", 3, 10, 10, 10, 10, 5000, 5000, 0, 0)
     path = tmp_path / "a.aedat"

@@ -158,6 +158,17 @@ def test_the_images_are_found_from_a_relative_path(tmp_path: Path, monkeypatch: 
     assert (info.frames, notes) == (8, ())
 
 
+@pytest.mark.parametrize("damaged", [-1, -3, 5000])
+def test_one_damaged_time_costs_no_more_than_its_event(tmp_path: Path, damaged: int) -> None:
+    path = sequence(tmp_path)
+    times = columns()["t"]
+    times[damaged] = 0 if damaged < 0 else 1 << 31
+    with h5py.File(path, "r+") as file:
+        file["events/t"][:] = times
+    info, _ = describe(path)
+    assert (info.events, info.dropped_events, info.damage) == (N - 1, 1, None)
+
+
 def test_bad_files_are_one_line(tmp_path: Path) -> None:
     whole = sequence(tmp_path / "whole")
     data = whole.read_bytes()
