@@ -1,16 +1,14 @@
 """From a checkpoint to a model folder: weights once, three graphs that point into them, a manifest; checked.
 
-No more of a model than one tensor is in memory while it is exported; what the parity check loads is bounded.
+No more of a model than one tensor is in memory while it is exported (but for the oldest form of .bin, which torch loads
+whole); what the parity check loads is bounded.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -18,20 +16,20 @@ from typing import Any, Literal
 import onnx
 import torch
 
+from export.folder import move, workplace
 from export.graphs import attach, model_graphs, tower_of
 from export.joint import join_projections
 from export.parity import check_parity
 from export.quality import compare, run_decoder
 from export.quantize import Packing, quantize_graphs
 from export.weights import bring_weights, find_weights
-from models.checkpoint import read_config
-from models.clip import ClipConfig
+from models.checkpoint import read_config, weight_files
 from models.errors import ModelError
 from models.inspection import Header, headers
 from models.llama import LlamaDecoder
 from models.manifest import FORMAT, MANIFEST
 from models.networks import Network, network_of
-from models.prompts import PROMPTS, QUESTION
+from models.prompts import PROMPTS, QUESTION, check_prompt
 from models.stored import StoredTensor, sha256
 from models.tokenizer import load_tokenizer
 
@@ -40,14 +38,6 @@ Compute = Literal["float32", "float16", "bfloat16"]
 TOLERANCES: dict[Compute, float] = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 1e-4}
 WHOLE_PARAMETERS = 300_000_000  # up to so many the parity check runs the whole network: about 6 GB
 PART_LAYERS = 1  # of a larger one's decoder it runs so many layers, with all of the vision side
-_SIDE_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "model.safetensors.index.json",
-)
 _STORAGE = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
 
 
@@ -65,7 +55,8 @@ def export_checkpoint(
 ) -> dict[str, Any]:
     """Export an EventGPT or Video-LLaVA checkpoint folder to a model folder `out`; returns its manifest.
 
-    `out` may be the checkpoint itself: then only graphs and manifest are added. Otherwise it must not exist yet.
+    `out` may be the checkpoint itself, whose own files stay as they are: then graphs, manifest and such weights as are
+    not in its safetensors are added. Otherwise it must not exist yet.
     s_max (cache rows) defaults to the demo question's prompt and `max_new_tokens` and 32 drafts in flight, rounded up
     to a multiple of 8. `compute` is what the graphs compute in, whatever the weights are stored in. bfloat16 is for
     TensorRT: ONNX Runtime cannot run it on a CPU, so its parity is that of the same graphs in float32. `packing` (int8,
@@ -81,25 +72,21 @@ def export_checkpoint(
     network = network_of(checkpoint)
     if out != checkpoint and out.exists():
         raise ModelError(f"{out}: exists already; name a new folder or remove it")
+    if out == checkpoint and any(file.is_symlink() for file in weight_files(checkpoint)):
+        raise ModelError(
+            f"{checkpoint}: its weights are links, as in the hub's cache, and graphs cannot point into links; "
+            "name another OUT"
+        )
     stored = headers(checkpoint)
     model, tower_folder = _blueprint(network, checkpoint, stored)
     sources = find_weights(model, checkpoint, stored, tower_folder, network.names)
-    prompt = _prompt(checkpoint, config["model_type"], model.visual_tokens)
+    prompt = _prompt(checkpoint, config, model)
     if s_max is None:
         if prompt is None:
             raise ModelError(f"{checkpoint.name}: no tokenizer, so the prompt's length is unknown; give s_max")
         s_max = -(-(prompt["rows"] + max_new_tokens + 32) // 8) * 8
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-        folder = Path(temporary)
-        taken = out == checkpoint and (out / "model.safetensors").exists()
-        weights = bring_weights(
-            checkpoint,
-            sources,
-            network.names,
-            _link if out == checkpoint else shutil.copyfile,
-            folder / ("weights.safetensors" if taken else "model.safetensors"),
-        )
+    with workplace(out) as folder:
+        weights = bring_weights(checkpoint, sources, network.names, folder, in_place=out == checkpoint)
         llama, clip = model.decoder.config, tower_of(model).config
         embedding = weights["decoder.model.embed_tokens.weight"]
         manifest: dict[str, Any] = {
@@ -161,7 +148,7 @@ def export_checkpoint(
                 manifest["quality"] = compare(before, run_decoder(folder, manifest), packing, report)
         manifest["graphs"] = _hashes(folder.glob("*.onnx"))
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        _move(folder, out, checkpoint, clip)
+        move(folder, out, checkpoint, clip)
     return manifest
 
 
@@ -209,35 +196,14 @@ def _hashes(files: Iterable[Path]) -> dict[str, Any]:
     return {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in sorted(files)}
 
 
-def _prompt(checkpoint: Path, model_type: str, visual_tokens: int) -> dict[str, Any] | None:
-    """The demo question's prompt in rows, for the manifest; None without a tokenizer."""
+def _prompt(checkpoint: Path, config: Mapping[str, Any], model: Any) -> dict[str, Any] | None:
+    """The demo question's prompt in rows, for the manifest; None without a tokenizer.
+
+    Raises ModelError for another checkpoint's tokenizer.
+    """
     if not any((checkpoint / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         return None
-    prompt = PROMPTS[model_type](load_tokenizer(checkpoint), QUESTION, visual_tokens)
+    tokenizer = load_tokenizer(checkpoint)
+    prompt = PROMPTS[config["model_type"]](tokenizer, QUESTION, model.visual_tokens)
+    check_prompt(prompt, tokenizer, model.decoder.config.vocab_size, config, checkpoint)
     return {"question": QUESTION, "head": len(prompt.head_ids), "tail": len(prompt.tail_ids), "rows": len(prompt)}
-
-
-def _move(folder: Path, out: Path, checkpoint: Path, clip: ClipConfig) -> None:
-    """Put the finished folder in its place: one rename, or, inside the checkpoint, the manifest last."""
-    if out == checkpoint:
-        (out / MANIFEST).unlink(missing_ok=True)  # a manifest never describes another export's graphs
-        for file in sorted(folder.iterdir(), key=lambda file: file.name == MANIFEST):
-            if not (out / file.name).exists() or file.name.startswith("decoder.") or file.suffix != ".safetensors":
-                file.replace(out / file.name)
-        return
-    for side in _SIDE_FILES:
-        if (checkpoint / side).is_file():
-            shutil.copyfile(checkpoint / side, folder / side)
-    config = read_config(checkpoint)
-    if "vision_config" not in config:  # official checkpoints name a tower's folder, which is not beside the export
-        (folder / "config.json").write_text(json.dumps(config | {"vision_config": asdict(clip)}, indent=2) + "\n")
-    folder.chmod(0o755)  # temporary folders are private
-    folder.rename(out)
-
-
-def _link(source: Path, target: Path) -> None:
-    """For the parity check of an export in place; finished folders hold files, since onnx refuses hard links."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

@@ -1,11 +1,16 @@
-"""The weights beside the graphs: one copy, in the precision they were published in, never more than one in memory."""
+"""The weights beside the graphs: one copy, each in the precision it was published in, one in memory at a time.
+
+But for a .bin in the form before torch 1.6, which cannot be mapped and is in memory whole.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,22 +18,25 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.checkpoint import Names, finite, is_zip, match, not_finite, open_tensors, weight_files
+from models.errors import ModelError
 from models.eventgpt import CLIP_NAMES
 from models.inspection import Header, headers
-from models.stored import StoredTensor, stored_tensors, write_tensors
+from models.stored import DTYPE_BYTES, StoredTensor, stored_tensors, write_tensors
 
 _TOWER = "vision.visual_tower."  # what may lie in a CLIP folder beside
-_DTYPES = {"float16": ("F16", torch.float16), "bfloat16": ("BF16", torch.bfloat16)}
-_SINGLE = ("F32", torch.float32)
+_DTYPES = {"float16": "F16", "bfloat16": "BF16"}  # all else is written as float32
+_TORCH = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
+BROUGHT = "weights.safetensors"  # of an export in place: nothing reads this name as the checkpoint's own
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a tensor is published: in which file, under which name; and its shape."""
+    """Where a tensor is published: in which file, under which name; its shape, and the dtype that it is brought in."""
 
     file: Path
     name: str
     shape: tuple[int, ...]
+    dtype: str
 
 
 def find_weights(
@@ -52,46 +60,72 @@ def _match(
     expected: Mapping[str, tuple[int, ...]], stored: Mapping[str, Header], names: Names, folder: Path
 ) -> dict[str, Source]:
     found = match(expected, {name: (header.shape, header.file) for name, header in stored.items()}, names, folder)
-    return {ours: Source(stored[name].file, name, stored[name].shape) for ours, name in found.items()}
+    of = {ours: stored[name] for ours, name in found.items()}
+    return {
+        ours: Source(header.file, found[ours], header.shape, _DTYPES.get(header.dtype, "F32"))
+        for ours, header in of.items()
+    }
 
 
 def bring_weights(
-    checkpoint: Path, sources: Mapping[str, Source], names: Names, copy: Callable[[Path, Path], Any], file: Path
+    checkpoint: Path, sources: Mapping[str, Source], names: Names, folder: Path, in_place: bool
 ) -> dict[str, StoredTensor]:
-    """Put the weights beside `file` and say where each lies, by our name.
+    """Put the weights into a folder and say where each lies, by our name. `in_place`: for an export in `checkpoint`.
 
-    Safetensors are brought as they are, by `copy`. What lies in pickled files, or in a CLIP folder beside, is written
-    to the one safetensors `file`, all in the checkpoint's own precision. Raises CheckpointError for NaN and infinite
-    values.
+    Safetensors are brought as they are: copied or, in place, linked to. What lies in pickled files, or in a CLIP folder
+    beside, is written to one safetensors file, each tensor in its own precision. Raises CheckpointError for NaN and
+    infinite values, ModelError where the disk has no room.
     """
     files = weight_files(checkpoint)
     if all(source.file in files and source.file.suffix == ".safetensors" for source in sources.values()):
+        if not in_place:
+            _need_room(folder, sum(file.stat().st_size for file in files))
         copies = {}
         for published in files:
-            copy(published, file.parent / published.name)
-            copies[published] = stored_tensors(file.parent / published.name)
+            (_link if in_place else shutil.copyfile)(published, folder / published.name)
+            copies[published] = stored_tensors(folder / published.name)
         weights = {ours: copies[source.file][source.name] for ours, source in sources.items()}
         for ours, tensor in weights.items():
-            if tensor.dtype in ("F16", "BF16", "F32") and not tensor.finite():
+            if tensor.dtype in _TORCH and not tensor.finite():
                 raise not_finite(sources[ours].file, tensor.name)
         return weights
-    first = next(iter(headers(checkpoint).values()))
-    dtype, kind = _DTYPES.get(first.dtype, _SINGLE)
-    written = {names.published(ours, []): (dtype, source.shape) for ours, source in sources.items()}
-    write_tensors(file, written, (_bytes(tensor.to(kind)) for tensor in _tensors(sources.values())))
+    _need_room(folder, sum(prod(source.shape) * DTYPE_BYTES[source.dtype] for source in sources.values()))
+    file = folder / (BROUGHT if in_place else "model.safetensors")
+    written = {names.published(ours, []): (source.dtype, source.shape) for ours, source in sources.items()}
+    write_tensors(file, written, map(_bytes, _tensors(sources.values())))
     tensors = stored_tensors(file)
     return {ours: tensors[names.published(ours, [])] for ours in sources}
 
 
+def _need_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ModelError(
+            f"{folder.parent}: the weights need {needed / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free; "
+            "free some, or name an OUT on another disk"
+        )
+
+
+def _link(source: Path, target: Path) -> None:
+    """For the parity check of an export in place; finished folders hold files, since onnx refuses hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def _tensors(sources: Iterable[Source]) -> Iterator[Tensor]:
-    """Each tensor, checked. Its file is mapped anew for each, so that what was read before leaves the memory."""
+    """Each tensor, as it will be written, checked.
+
+    Its file is mapped anew for each, so that what was read before leaves the memory.
+    """
     opened, content = Path(), {}
     for source in sources:
         mapped = source.file.suffix == ".safetensors" or is_zip(source.file)
         if mapped or source.file != opened:
             opened, content = source.file, open_tensors(source.file)
-        tensor = content[source.name]
-        if not finite(tensor):
+        tensor = content[source.name].to(_TORCH[source.dtype])
+        if not finite(tensor):  # after the conversion, which may be what made it infinite
             raise not_finite(source.file, source.name)
         yield tensor
 

@@ -138,6 +138,8 @@ def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
     fails(ModelError, "model_type is 'llama'; EventChat_llama or video_llava or llava can be used")
     (checkpoint / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
     fails(CheckpointError, "missing tensor model.layers.2")
+    (checkpoint / "config.json").write_text(json.dumps(config | {"eos_token_id": 7}))
+    fails(ModelError, "config.json's eos_token_id is 7, the tokenizer's 2: the tokenizer belongs to another checkpoint")
     (checkpoint / "config.json").write_text(json.dumps(config))
     (checkpoint / "tokenizer.json").unlink()
     fails(ModelError, "no tokenizer, so the prompt's length is unknown; give s_max")
