@@ -18,6 +18,7 @@ from app.config import Config
 from app.decoding.sampling import Sampling
 from app.pipeline import Sink, run_pipeline
 from app.publishing.broker import read_password
+from app.publishing.dialer import Link
 from app.publishing.files import CaptionFile
 from app.publishing.mqtt import Publisher
 from app.publishing.outbox import Outbox
@@ -218,9 +219,11 @@ def _publisher(config: Config, url: str, camera: str, info: SourceInfo, captione
         retain=mqtt.retain_in_replay,
         drafts=mqtt.draft_topic,
         outbox=Outbox(mqtt.outbox_size, mqtt.max_age_s, mqtt.late_after_s),
-        password=read_password(mqtt.password_env, mqtt.password_file),
-        ca_file=mqtt.ca_file,
-        connect_timeout_s=CONNECT_S,
+        link=Link(
+            password=read_password(mqtt.password_env, mqtt.password_file),
+            ca_file=mqtt.ca_file,
+            connect_timeout_s=CONNECT_S,
+        ),
     )
     publisher.set_info(
         version=our_version(),

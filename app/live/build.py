@@ -29,6 +29,7 @@ from app.live.worker import ModelWorker
 from app.pipeline import Sink
 from app.publishing.broker import read_password, read_secret
 from app.publishing.commands import Commander
+from app.publishing.dialer import Link
 from app.publishing.errors import PublishError
 from app.publishing.mqtt import Publisher
 from app.publishing.outbox import Outbox
@@ -211,11 +212,13 @@ def _publisher(config: Config, store: Store | None) -> Publisher:
         status="starting",
         drafts=mqtt.draft_topic,
         outbox=Outbox(mqtt.outbox_size, mqtt.max_age_s, mqtt.late_after_s, store),
-        username=read_secret("user", mqtt.username_file) if mqtt.username_file else None,
-        password=read_password(mqtt.password_env, mqtt.password_file),
-        plain_password=mqtt.plain_password,
-        keepalive_s=mqtt.keepalive_s,
-        ca_file=mqtt.ca_file,
+        link=Link(
+            username=read_secret("user", mqtt.username_file) if mqtt.username_file else None,
+            password=read_password(mqtt.password_env, mqtt.password_file),
+            plain_password=mqtt.plain_password,
+            keepalive_s=mqtt.keepalive_s,
+            ca_file=mqtt.ca_file,
+        ),
     )
 
 

@@ -24,7 +24,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from app.publishing import payloads, state_payloads, topics
 from app.publishing.broker import Broker
 from app.publishing.client import Client, RefusedError
-from app.publishing.dialer import REPLY_S, V5, Dialer, error_text
+from app.publishing.dialer import REPLY_S, V5, Dialer, Link, error_text
 from app.publishing.encoding import decode, encode, properties
 from app.publishing.outbox import Message, Outbox, Payload
 from app.publishing.refusals import Refusals
@@ -44,13 +44,8 @@ class Connection:
         node: str,
         session: str,
         *,
+        link: Link,
         retain: bool,
-        username: str | None,
-        password: str | None,
-        ca_file: str | None,
-        connect_timeout_s: float | None,
-        keepalive_s: int,
-        max_backoff_s: float,
     ) -> None:
         self.connected = asyncio.Event()
         self.on_command: Callable[[str, aiomqtt.Message], None] | None = None  # set before `run`; returns at once
@@ -61,17 +56,8 @@ class Connection:
         self._node = node
         self._session = session
         self._retain = retain
-        self._dialer = Dialer(
-            broker,
-            f"ec-{session}",  # unique, and short enough for the strictest 3.1.1 broker (23 bytes)
-            self._will,
-            username=username,
-            password=password,
-            ca_file=ca_file,
-            connect_timeout_s=connect_timeout_s,
-            keepalive_s=keepalive_s,
-            max_backoff_s=max_backoff_s,
-        )
+        identifier = f"ec-{session}"  # unique, and short enough for the strictest 3.1.1 broker (23 bytes)
+        self._dialer = Dialer(broker, link, identifier, self._will)
         self._state: dict[str, Message] = {}  # the newest message of every state topic
         self._unsent: dict[str, None] = {}  # state topics that changed since they were sent, in order
         self._in_flight = 0

@@ -8,6 +8,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import aiomqtt
 from aiomqtt.exceptions import MqttConnectError
@@ -28,34 +29,38 @@ _paho_log = logging.getLogger("app.publishing.paho")
 _paho_log.setLevel(logging.CRITICAL)  # what it says, our own errors say in one line
 
 
+@dataclass(frozen=True, slots=True)
+class Link:
+    """How a broker is to be talked to.
+
+    With `connect_timeout_s`, somebody waits for the first connection, and it must come about in that time. A password
+    without TLS is refused unless `plain_password`. When the link goes dead without closing, the broker says `offline`
+    within 1.5 × `keepalive_s`.
+    """
+
+    username: str | None = None  # or in the URL
+    password: str | None = field(default=None, repr=False)
+    plain_password: bool = False
+    ca_file: str | None = None  # None: the system's authorities
+    connect_timeout_s: float | None = None
+    keepalive_s: int = 15
+    max_backoff_s: float = 30.0  # the longest pause between two tries
+
+
 class Dialer:
     """Makes the clients of one broker, and learns which version of MQTT it speaks.
 
-    `will` makes the last will of a connection. With `connect_timeout_s`, somebody waits for the first connection, and
-    it must come about in that time. Raises PublishError for a bad certificate file.
+    `will` makes the last will of a connection. Raises PublishError for a bad certificate file, and for a password that
+    would go out for whoever listens to read, or for nobody.
     """
 
-    def __init__(
-        self,
-        broker: Broker,
-        identifier: str,
-        will: Callable[[], aiomqtt.Will],
-        *,
-        username: str | None,
-        password: str | None,
-        ca_file: str | None,
-        connect_timeout_s: float | None,
-        keepalive_s: int,
-        max_backoff_s: float,
-    ) -> None:
+    def __init__(self, broker: Broker, link: Link, identifier: str, will: Callable[[], aiomqtt.Will]) -> None:
+        _check_secrets(broker, link)
         self.broker = broker
         self.protocol = V5
         self.connections = 0  # how often one came about
-        self._identifier, self._will = identifier, will
-        self._username, self._password = username or broker.username, password
-        self._tls = _tls_context(ca_file) if broker.tls else None
-        self._connect_timeout_s, self._keepalive_s = connect_timeout_s, keepalive_s
-        self._max_backoff_s = max_backoff_s
+        self._link, self._identifier, self._will = link, identifier, will
+        self._tls = _tls_context(link.ca_file) if broker.tls else None
         self._attempt = 0  # failures since a connection held
         self._opened_s: float | None = None  # when the connection of this try came about
 
@@ -63,12 +68,12 @@ class Dialer:
         return Client(
             self.broker.host,
             self.broker.port,
-            username=self._username,
-            password=self._password,
+            username=self._link.username or self.broker.username,
+            password=self._link.password,
             identifier=self._identifier,
             protocol=self.protocol,
             will=self._will(),
-            keepalive=max(1, self._keepalive_s - BROKER_LOOKS_S),
+            keepalive=max(1, self._link.keepalive_s - BROKER_LOOKS_S),
             timeout=V5_REPLY_S if self.protocol is V5 and not self.connections else REPLY_S,
             max_queued_incoming_messages=100,
             # Without it a caption that follows a telemetry record waits for the broker's delayed ACK: 40 ms.
@@ -93,11 +98,12 @@ class Dialer:
 
     def check_first_connection(self, error: Exception, started_s: float) -> None:
         """Raises PublishError when the first connection is refused, or does not come about in its time."""
-        if self._connect_timeout_s is None or self.connections:
+        longest_s = self._link.connect_timeout_s
+        if longest_s is None or self.connections:
             return
         if isinstance(error, MqttConnectError):
             what = "refused the connection"
-        elif time.monotonic() - started_s >= self._connect_timeout_s:
+        elif time.monotonic() - started_s >= longest_s:
             what = "no connection"
         else:
             return
@@ -106,12 +112,12 @@ class Dialer:
 
     def retry_s(self) -> float:
         """Seconds before the next try, after one that ended now. Waiting for a host that is silent is no connection."""
-        if self._opened_s is not None and time.monotonic() - self._opened_s > min(HELD_S, self._max_backoff_s):
+        if self._opened_s is not None and time.monotonic() - self._opened_s > min(HELD_S, self._link.max_backoff_s):
             self._attempt = 0
         self._opened_s = None
-        delay_s = backoff_s(self._attempt, self._max_backoff_s)
+        delay_s = backoff_s(self._attempt, self._link.max_backoff_s)
         self._attempt += 1
-        waited_for = self._connect_timeout_s is not None and not self.connections  # by somebody at the terminal
+        waited_for = self._link.connect_timeout_s is not None and not self.connections  # by somebody at the terminal
         return min(delay_s, 0.5) if waited_for else delay_s
 
 
@@ -131,6 +137,19 @@ def error_text(error: BaseException) -> str:
 def _code(error: MqttConnectError) -> int | None:
     code = getattr(error.rc, "value", error.rc)
     return code if isinstance(code, int) else None
+
+
+def _check_secrets(broker: Broker, link: Link) -> None:
+    """Raises PublishError where a password would go out for whoever listens to read, or for nobody."""
+    if link.username and broker.username:
+        raise PublishError("broker user: is in the URL and in a file; leave one out")
+    if link.password and not (link.username or broker.username):
+        raise PublishError("broker password: has no user; write mqtts://USER@host, or name mqtt.username_file")
+    if link.password and not broker.tls and not link.plain_password:
+        raise PublishError(
+            f"broker {broker}: a password would cross the network unencrypted; use mqtts://, "
+            "or set mqtt.plain_password: true"
+        )
 
 
 def _tls_context(ca_file: str | None) -> ssl.SSLContext:

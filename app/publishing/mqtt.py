@@ -10,9 +10,9 @@ from typing import Any
 import aiomqtt
 
 from app.publishing import payloads, state_payloads, topics
-from app.publishing.broker import Broker, parse_url
+from app.publishing.broker import parse_url
 from app.publishing.connection import Connection
-from app.publishing.errors import PublishError
+from app.publishing.dialer import Link
 from app.publishing.outbox import Message, Outbox, Payload, Receipt
 from app.publishing.payloads import CaptionLog, Clock, Origin
 from app.publishing.state_payloads import Scene, StreamStatus, Sync
@@ -25,11 +25,10 @@ class Publisher:
 
     `run` belongs in the caller's task group. `publish_draft` may be called from any thread, the rest from the event
     loop. A replay publishes under `replay-<node>` and retains nothing unless `retain` says so. `clock` is the sensor's
-    against the wall, `status` the first one published. With `connect_timeout_s`, `run` raises PublishError when no
-    first connection comes about in that time; without, it tries for ever. A password without TLS is refused unless
-    `plain_password`. When the link goes dead without closing, the broker says `offline` within 1.5 × `keepalive_s`.
+    against the wall, `status` the first one published. With the link's `connect_timeout_s`, `run` raises PublishError
+    when no first connection comes about in that time; without, it tries for ever.
 
-    Raises PublishError for a bad URL, name or certificate file.
+    Raises PublishError for a bad URL, name or certificate file, and for a password that would be sent in the clear.
     """
 
     def __init__(
@@ -44,13 +43,7 @@ class Publisher:
         clock: Clock | None = None,
         drafts: bool = False,
         outbox: Outbox | None = None,
-        username: str | None = None,
-        password: str | None = None,
-        plain_password: bool = False,
-        ca_file: str | None = None,
-        connect_timeout_s: float | None = None,
-        keepalive_s: int = 15,
-        max_backoff_s: float = 30.0,
+        link: Link | None = None,
         last_expiry_s: int = 60,
     ) -> None:
         topics.check_name("node", node)
@@ -65,21 +58,14 @@ class Publisher:
         self._last_expiry_s = last_expiry_s
         self._logs: dict[str, CaptionLog] = {}
         self._newest_ns: dict[str, int] = {}  # when the newest captioned window closed, by camera
-        broker = parse_url(url)
-        _check_secrets(broker, username, password, plain_password)
         self._connection = Connection(
-            broker,
+            parse_url(url),
             self.outbox,
             self.topics,
             self.node,
             self.session,
+            link=link or Link(),
             retain=not replay if retain is None else retain,
-            username=username,
-            password=password,
-            ca_file=ca_file,
-            connect_timeout_s=connect_timeout_s,
-            keepalive_s=keepalive_s,
-            max_backoff_s=max_backoff_s,
         )
         self.set_status(status)
 
@@ -193,16 +179,3 @@ class Publisher:
     def _put_telemetry(self, record: Caption | Dropped, origin: Origin, about: Receipt | None) -> None:
         payload = payloads.telemetry_payload(record, origin)
         self.outbox.put_nowait(Message(self.topics.telemetry(origin.camera), payload, topics.TELEMETRY, about=about))
-
-
-def _check_secrets(broker: Broker, username: str | None, password: str | None, plain: bool) -> None:
-    """Raises PublishError where a password would go out for whoever listens to read, or for nobody."""
-    if username and broker.username:
-        raise PublishError("broker user: is in the URL and in a file; leave one out")
-    if password and not (username or broker.username):
-        raise PublishError("broker password: has no user; write mqtts://USER@host, or name mqtt.username_file")
-    if password and not broker.tls and not plain:
-        raise PublishError(
-            f"broker {broker}: a password would cross the network unencrypted; use mqtts://, "
-            "or set mqtt.plain_password: true"
-        )

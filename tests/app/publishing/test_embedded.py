@@ -15,6 +15,7 @@ import pytest
 
 from app.publishing import embedded
 from app.publishing.broker import parse_url
+from app.publishing.dialer import Link
 from app.publishing.embedded import answers, find_or_start_broker, free_port
 from app.publishing.errors import PublishError
 from app.publishing.mqtt import Publisher
@@ -78,7 +79,7 @@ def test_amqtt_takes_captions_where_no_mosquitto_is(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
 
     async def publish(url: str) -> int:
-        publisher = Publisher(url, "robot", replay=True, connect_timeout_s=10)
+        publisher = Publisher(url, "robot", replay=True, link=Link(connect_timeout_s=10))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(publisher.run())
             for i in range(5):

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from app.publishing.dialer import backoff_s
+from app.publishing.dialer import Link, backoff_s
 from app.publishing.errors import PublishError
 from app.publishing.mqtt import Publisher
 from app.publishing.outbox import Outbox
@@ -32,8 +32,9 @@ ROOT = Path(__file__).parents[3]
 BIRTH = ["robot/camera/front/status", "robot/info", "robot/status"]
 
 
-def make_publisher(url: str, **options: Any) -> Publisher:
-    publisher = Publisher(url, "robot", **({"max_backoff_s": 0.2} | options))
+def make_publisher(url: str, connect_timeout_s: float | None = None, **options: Any) -> Publisher:
+    link = Link(connect_timeout_s=connect_timeout_s, max_backoff_s=0.2)
+    publisher = Publisher(url, "robot", link=link, **options)
     publisher.set_info(
         version="0.1.0",
         models={"drafter": "d", "target": "t", "demo": True},

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from app.faults.relay import Relay
+from app.publishing.dialer import Link
 from app.publishing.mqtt import Publisher
 from tests.app.publishing.listener import Listener, listening
 from tests.app.publishing.samples import make_caption
@@ -29,7 +30,8 @@ def states(listener: Listener) -> list[str]:
 
 def test_a_silent_link_is_offline_within_one_and_a_half_keepalives(mosquitto: Mosquitto, wire: Relay) -> None:
     async def scenario() -> list[str]:
-        publisher = Publisher(f"mqtt://127.0.0.1:{wire.port}", "robot", keepalive_s=KEEPALIVE_S, max_backoff_s=0.5)
+        link = Link(keepalive_s=KEEPALIVE_S, max_backoff_s=0.5)
+        publisher = Publisher(f"mqtt://127.0.0.1:{wire.port}", "robot", link=link)
         running = asyncio.create_task(publisher.run())
         async with listening(mosquitto.port) as listener:
             await listener.until(lambda: states(listener) == ["online"])
@@ -54,7 +56,7 @@ def test_a_silent_link_is_offline_within_one_and_a_half_keepalives(mosquitto: Mo
 
 def test_a_short_silence_loses_nothing_and_changes_nothing(mosquitto: Mosquitto, wire: Relay) -> None:
     async def scenario() -> None:
-        publisher = Publisher(f"mqtt://127.0.0.1:{wire.port}", "robot", keepalive_s=KEEPALIVE_S)
+        publisher = Publisher(f"mqtt://127.0.0.1:{wire.port}", "robot", link=Link(keepalive_s=KEEPALIVE_S))
         running = asyncio.create_task(publisher.run())
         async with listening(mosquitto.port) as listener:
             await listener.until(lambda: states(listener) == ["online"])

@@ -13,6 +13,7 @@ import pytest
 
 from app.logs import set_up_logging
 from app.publishing.broker import read_password, read_secret
+from app.publishing.dialer import Link
 from app.publishing.errors import PublishError
 from app.publishing.mqtt import Publisher
 from tests.conftest import Mosquitto
@@ -87,7 +88,9 @@ def connect(url: str, ca: Path | None, password: str | None = SECRET) -> None:
 
     async def scenario() -> None:
         publisher = Publisher(
-            url, "robot", password=password, ca_file=str(ca) if ca else None, connect_timeout_s=0.0, max_backoff_s=0.1
+            url,
+            "robot",
+            link=Link(password=password, ca_file=str(ca) if ca else None, connect_timeout_s=0.0, max_backoff_s=0.1),
         )
         running = asyncio.create_task(publisher.run())
         waiting = asyncio.create_task(publisher.connected.wait())
@@ -126,21 +129,22 @@ def test_a_wrong_password_is_refused_and_none_is_ever_logged(
     connect(url, ca)
     with pytest.raises(PublishError, match="Not authorized") as refused:
         connect(url, ca, SECRET + "-wrong")
+    secret = Link(password=SECRET)
     with pytest.raises(PublishError) as plain:
-        Publisher(url.replace("mqtts", "mqtt"), "robot", password=SECRET)
+        Publisher(url.replace("mqtts", "mqtt"), "robot", link=secret)
     out, err = capfd.readouterr()
-    for text in (out, err, str(refused.value), str(plain.value)):
+    for text in (out, err, str(refused.value), str(plain.value), repr(secret)):
         assert SECRET not in text
 
 
 def test_no_password_crosses_a_plain_connection_unless_told_to() -> None:
     with pytest.raises(PublishError, match="a password would cross the network unencrypted; use mqtts://"):
-        Publisher("mqtt://rover@127.0.0.1", "robot", password=SECRET)
-    Publisher("mqtt://rover@127.0.0.1", "robot", password=SECRET, plain_password=True)
+        Publisher("mqtt://rover@127.0.0.1", "robot", link=Link(password=SECRET))
+    Publisher("mqtt://rover@127.0.0.1", "robot", link=Link(password=SECRET, plain_password=True))
     with pytest.raises(PublishError, match="broker password: has no user"):
-        Publisher("mqtts://127.0.0.1", "robot", password=SECRET)
+        Publisher("mqtts://127.0.0.1", "robot", link=Link(password=SECRET))
     with pytest.raises(PublishError, match="broker user: is in the URL and in a file"):
-        Publisher("mqtts://rover@127.0.0.1", "robot", username="rover")
+        Publisher("mqtts://rover@127.0.0.1", "robot", link=Link(username="rover"))
 
 
 def test_secrets_come_from_files_and_systemd_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
