@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,13 +18,14 @@ from typing import Any, TextIO
 import structlog
 
 from app.publishing.commands import CommandError
-from app.sensors.contract import Events, Item, SourceInfo
+from app.sensors.contract import Events, Frame, Item, SourceInfo
 from app.sensors.protocol import pack
 from app.service_config import RecordingConfig
 from app.supervision.health import OK, Health
 
 BUFFER = 64 << 20  # bytes that wait for a camera's child; what comes then is left out, and counted
 END_S = 30.0  # a child's time to finish its file: what waits in its pipe is still to be written
+JUMP_US = 1_000_000  # a stream whose time falls back by more has had its clock set
 LOOK_S = 1.0  # between two looks at the disk
 
 log = structlog.get_logger(__name__)
@@ -37,13 +38,34 @@ class _Track:
     path: Path
     process: asyncio.subprocess.Process
     captions: TextIO
+    last_us: dict[str, int] = field(default_factory=dict)  # by stream
+    frame_size: tuple[int, int] | None = None  # (height, width) of the first frame: a file takes no larger ones
+
+    def takes(self, item: Item) -> bool:
+        """False for what begins another file: a clock that was set back, or a camera of larger frames."""
+        if isinstance(item, Frame):
+            height, width, _ = item.image.shape
+            self.frame_size = self.frame_size or (height, width)
+            if height > self.frame_size[0] or width > self.frame_size[1]:
+                return False
+        stream, begin_us, _ = _span(item)
+        return begin_us >= self.last_us.get(stream, begin_us) - JUMP_US
+
+    def in_order(self, item: Item) -> bool:
+        """Whether its time does not fall below what was written before; it is written now."""
+        stream, begin_us, end_us = _span(item)
+        if begin_us < self.last_us.get(stream, 0):
+            return False
+        self.last_us[stream] = end_us
+        return True
 
 
 class Recorder:
     """Writes while told to, within the disk budget. Methods run on the event loop; `item` and `write` return at once.
 
     Files are named by the wall clock and the camera, in `folder` and nowhere else: `20260101T120000Z-front.aedat4` and
-    `….jsonl`. Recording that ends by itself (budget, disk, a child that died) says why in the health.
+    `….jsonl`; `…-front-2.…` where the camera's clock was set back or its frames became larger. Recording that ends by
+    itself (budget, disk, a child that died) says why in the health.
     """
 
     def __init__(self, folder: Path, settings: RecordingConfig, health: Health) -> None:
@@ -51,6 +73,7 @@ class Recorder:
         self._settings, self._health = settings, health
         self._infos: dict[str, SourceInfo] = {}
         self._tracks: dict[str, _Track] = {}
+        self._past: list[_Track] = []  # that another file goes on from: their children are at an end, or soon
         self._files: list[str] = []
         self._stamp: str | None = None  # of the recording that runs
         self._opening: set[str] = set()
@@ -68,7 +91,8 @@ class Recorder:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise CommandError(f"the recording folder cannot be made: {error.strerror}") from None
+            remedy = "name another in recording.folder or with --folder"
+            raise CommandError(f"recording folder {self.folder}: cannot be made: {error.strerror}; {remedy}") from None
         if (full := self._full()) is not None:
             raise CommandError(full)
         self._stamp, self._files = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"), []
@@ -87,11 +111,11 @@ class Recorder:
         """End the recording that runs, if any; `reason`: why it ends by itself. A child that has not
         finished in time is killed: the file then replays up to what was written."""
         self._stamp = None
-        tracks, self._tracks = self._tracks, {}
+        tracks, self._tracks, self._past = [*self._past, *self._tracks.values()], {}, []
         own = asyncio.current_task()
         if self._watcher is not None and self._watcher is not own:
             self._watcher.cancel()
-        await asyncio.gather(*(self._finish(track, patience_s) for track in tracks.values()))
+        await asyncio.gather(*(self._finish(track, patience_s) for track in tracks))
         await asyncio.gather(*(self._tasks - {own}), return_exceptions=True)  # children that are being started
         if tracks:
             log.info("recording_ended", files=self._files, reason=reason)
@@ -111,7 +135,13 @@ class Recorder:
         assert pipe is not None
         if pipe.is_closing():
             return
-        if pipe.transport.get_write_buffer_size() > BUFFER:
+        if not track.takes(item):
+            log.warning("recording_continued", camera=camera, after=track.path.name)
+            pipe.close()
+            self._past.append(self._tracks.pop(camera))
+            self.item(camera, info, item)
+            return
+        if pipe.transport.get_write_buffer_size() > BUFFER or not track.in_order(item):
             self.left_out += len(item) if isinstance(item, Events) else 1
             return
         pipe.write(pack(item))
@@ -127,8 +157,12 @@ class Recorder:
 
     async def _open(self, camera: str, info: SourceInfo, stamp: str) -> None:
         try:
-            name = f"{stamp}-{camera}"
-            path = self.folder / f"{name}.aedat4"
+            path = self.folder / f"{stamp}-{camera}.aedat4"
+            number = 1
+            while path.name in self._files:
+                number += 1
+                path = path.with_name(f"{stamp}-{camera}-{number}.aedat4")
+            self._files += [path.name, path.with_suffix(".jsonl").name]
             root = str(Path(__file__).resolve().parents[2])
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "app.sensors.recorder", str(path), info.name),
@@ -144,7 +178,6 @@ class Recorder:
                 await self._finish(track, END_S)
                 return
             self._tracks[camera] = track
-            self._files += [path.name, path.with_suffix(".jsonl").name]
         except OSError as error:
             self._end(f"{camera}: cannot be recorded: {error.strerror}")
         finally:
@@ -204,6 +237,13 @@ class Recorder:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _span(item: Item) -> tuple[str, int, int]:
+    """Its stream, and its first and last sensor time."""
+    if isinstance(item, Frame):
+        return "frames", item.t_us, item.t_us
+    return "events", int(item.t[0]), int(item.t[-1])
 
 
 def _size(path: Path) -> int:

@@ -18,7 +18,8 @@ from app.sensors.dv_data import dv_frame
 from app.sensors.protocol import read_message, unpack_events, unpack_frame
 from app.sensors.writer import event_store
 
-WAIT_US = 2_000_000  # so long the size of the frames is waited for; without any, the events' is declared
+WAIT_US = 2_000_000  # so long the size of the frames is waited for
+LARGEST = (1 << 13, 1 << 13)  # declared after that: for dv-processing a stream's size is what its frames may not exceed
 
 
 def items(pipe: BinaryIO) -> Iterator[Item]:
@@ -29,22 +30,18 @@ def items(pipe: BinaryIO) -> Iterator[Item]:
 
 
 def record(path: str, name: str, resolution: tuple[int, int], source: Iterator[Item]) -> None:
-    """Write events of a sensor of `resolution` (width, height) and frames of any one size; what runs backwards is left
-    out. Raises RuntimeError when the file cannot be written.
+    """Write events of a sensor of `resolution` (width, height) and frames no larger than the first; each stream comes
+    in time order. Raises RuntimeError when the file cannot be written.
     """
     waiting: list[Item] = []
     writer: Any = None
-    last_us = {Events: -1, Frame: -1}
     first_us: int | None = None
     for item in source:
         begin_us, end_us = (int(item.t[0]), int(item.t[-1])) if isinstance(item, Events) else (item.t_us, item.t_us)
         first_us = begin_us if first_us is None else first_us
-        if begin_us < last_us[type(item)]:
-            continue
-        last_us[type(item)] = end_us
         waiting.append(item)
         if writer is None and (isinstance(item, Frame) or end_us - first_us > WAIT_US):
-            size = (item.image.shape[1], item.image.shape[0]) if isinstance(item, Frame) else resolution
+            size = (item.image.shape[1], item.image.shape[0]) if isinstance(item, Frame) else LARGEST
             writer = _open(path, name, resolution, size)
         if writer is not None:
             for one in waiting:
