@@ -73,13 +73,13 @@ class Recipe:
 
 
 FULL = Recipe(
-    seeds=500,
+    seeds=1360,
     windows=12,
     validation_seeds=40,
     target_tower=Stage(5000, 16, 1e-3, 1e-3, 100),
     target_text=Stage(80, 32, 2e-3, 0.0, 15),
-    target_sketch=Stage(4800, 16, 1e-3, 5e-4, 100),
-    target_captions=Stage(1200, 8, 5e-4, 3e-4, 15),
+    target_sketch=Stage(8300, 16, 1e-3, 5e-4, 100),
+    target_captions=Stage(1760, 8, 5e-4, 3e-4, 15),
     drafter_tower=Stage(3000, 14, 1e-3, 1e-3, 100),
     drafter_text=Stage(80, 32, 2e-3, 0.0, 15),
     drafter_captions=Stage(3500, 16, 1e-3, 4e-4, 50),
